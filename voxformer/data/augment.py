@@ -1,0 +1,184 @@
+"""What is done to training speech: speed, noise and gain on samples, SpecAugment on features.
+
+Every draw comes from a generator or seed of the utterance in its epoch (see `seeds`); nothing
+depends on the batch that the utterance is in.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio.io import read_audio, resample
+from ..config.schema import AugmentConfig, SpecAugmentConfig
+from .manifest import read_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+Waveform = NDArray[np.float32]
+
+
+class Augmenter:
+    """Speed perturbation, additive noise and gain, as `AugmentConfig` describes them.
+
+    Args:
+        config: options; `config.noise_manifest` is read here, so that a bad one shows at the start.
+        sample_rate: of the waveforms.
+    """
+
+    def __init__(self, config: AugmentConfig, sample_rate: int = 16000) -> None:
+        self._config = config
+        self._sample_rate = sample_rate
+        self._noise_paths: list[Path] = []
+        if config.noise_manifest is not None:
+            self._noise_paths = [u.audio_path for u in read_manifest(config.noise_manifest)]
+
+    def __call__(
+        self,
+        waveform: Waveform,
+        generator: np.random.Generator,
+        can_align: Callable[[int], bool] = lambda num_samples: True,
+    ) -> Waveform:
+        """Augment float32 [samples]; the result has other samples and, after speed, another length.
+
+        Args:
+            waveform: one utterance.
+            generator: of this utterance in this epoch.
+            can_align: whether so many samples are still enough; where not, the speed stays 1.
+        """
+        config = self._config
+        factor = float(generator.choice(config.speed_factors))
+        if factor != 1.0:
+            faster = change_speed(waveform, factor, self._sample_rate)
+            if can_align(len(faster)):
+                waveform = faster
+        if generator.random() < config.noise_probability:
+            low, high = sorted(config.noise_snr_db)
+            snr_db = generator.uniform(low, high)
+            waveform = add_noise(waveform, self._noise(len(waveform), generator), snr_db)
+        gain_db = generator.uniform(-config.gain_db, config.gain_db)
+        return (waveform * np.float32(10.0 ** (gain_db / 20.0))).astype(np.float32, copy=False)
+
+    def _noise(self, num_samples: int, generator: np.random.Generator) -> Waveform:
+        if not self._noise_paths:
+            return made_noise(num_samples, generator)
+        path = self._noise_paths[int(generator.integers(len(self._noise_paths)))]
+        noise = _read_noise(path, self._sample_rate)
+        # A random stretch, repeated from its start where the recording is shorter than the speech.
+        start = int(generator.integers(len(noise)))
+        return np.resize(np.roll(noise, -start), num_samples)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_noise(path: Path, sample_rate: int) -> Waveform:
+    return read_audio(path, sample_rate)
+
+
+def change_speed(waveform: Waveform, factor: float, sample_rate: int = 16000) -> Waveform:
+    """Play float32 [samples] `factor` times as fast: tempo and pitch change (Ko et al. 2015)."""
+    return resample(waveform, sample_rate * factor, sample_rate)
+
+
+def add_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
+    """Add noise (same length) at a ratio of mean powers; silence on either side changes nothing."""
+    signal_power = float(np.mean(np.square(waveform, dtype=np.float64)))
+    noise_power = float(np.mean(np.square(noise, dtype=np.float64)))
+    if signal_power == 0.0 or noise_power == 0.0:
+        return waveform
+    scale = np.sqrt(signal_power / noise_power / 10.0 ** (snr_db / 10.0))
+    return waveform + noise * np.float32(scale)
+
+
+def made_noise(num_samples: int, generator: np.random.Generator) -> Waveform:
+    """White or pink noise, evenly; float32 [samples] of unit order."""
+    noise = generator.standard_normal(num_samples, dtype=np.float32)
+    if generator.random() < 0.5 or num_samples < 2:
+        return noise
+    spectrum = np.fft.rfft(noise)
+    # Pink: power falls as 1/f; the lowest bin keeps the next one's weight.
+    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+    pink = np.fft.irfft(spectrum, num_samples)
+    return (pink / max(float(pink.std()), 1e-12)).astype(np.float32)
+
+
+def spec_augment(
+    features: torch.Tensor,
+    lengths: torch.Tensor,
+    seeds: torch.Tensor,
+    options: SpecAugmentConfig,
+) -> torch.Tensor:
+    """Mask bands and spans of normalised features with 0, their mean (Park et al. 2019).
+
+    The masks of an utterance are a function of its seed and length alone, so that padding,
+    batch-mates and the device change nothing. They are drawn by a counter-based hash: no
+    generator state, no loop over the batch, no transfer from the device.
+
+    Args:
+        features: float [batch, frames, n_mels], normalised per utterance.
+        lengths: int64 [batch], valid frames.
+        seeds: int64 [batch], one for each utterance and epoch; see `derived_seed`.
+        options: number and size of the masks.
+
+    Returns:
+        A new tensor like `features`.
+    """
+    import torch
+
+    frames, n_mels = features.shape[1], features.shape[2]
+    bands, spans = options.frequency_masks, options.time_masks
+    uniform = _uniform(seeds.to(features.device), 2 * (bands + spans))  # [batch, draws]
+    lengths = lengths.to(features.device)
+    masked = torch.zeros(features.shape, dtype=torch.bool, device=features.device)
+    if bands:
+        width = _integers(uniform[:, :bands], min(options.frequency_width, n_mels) + 1)
+        start = _integers(uniform[:, bands : 2 * bands], n_mels - width + 1)
+        masked |= _covered(start, width, n_mels)[:, None, :]
+    if spans:
+        draws = uniform[:, 2 * bands :]
+        length = lengths[:, None]
+        width = _integers(draws[:, :spans], options.time_width + 1)
+        allowed = length // (2 * options.time_width)
+        width = width * (torch.arange(spans, device=width.device) < allowed)
+        budget = (length * options.max_time_fraction).long()
+        spent = width.cumsum(dim=1) - width
+        width = torch.minimum(width, (budget - spent).clamp(min=0))
+        start = _integers(draws[:, spans : 2 * spans], length - width + 1)
+        masked |= _covered(start, width, frames)[:, :, None]
+    return features.masked_fill(masked, 0.0)
+
+
+def _integers(uniform: torch.Tensor, limit: Any) -> torch.Tensor:
+    """Integers from 0 to limit - 1 out of draws from [0, 1); int64, in the draws' shape."""
+    return (uniform * limit).long()
+
+
+def _covered(start: torch.Tensor, width: torch.Tensor, size: int) -> torch.Tensor:
+    """Whether any of [batch, masks] intervals covers a position: bool [batch, size]."""
+    import torch
+
+    position = torch.arange(size, device=start.device)
+    inside = (position >= start[..., None]) & (position < (start + width)[..., None])
+    return inside.any(dim=1)
+
+
+def _uniform(seeds: torch.Tensor, draws: int) -> torch.Tensor:
+    """float64 [batch, draws] in [0, 1): SplitMix64 (Steele et al. 2014) of seed and counter."""
+    import torch
+
+    counter = torch.arange(1, draws + 1, device=seeds.device, dtype=torch.int64)
+    state = seeds[:, None] + counter * -0x61C8864680B583EB
+    # int64 arithmetic wraps as unsigned does; only the right shifts need their sign bits removed.
+    state = (state ^ _shift_right(state, 30)) * -0x40A7B892E31B1A47
+    state = (state ^ _shift_right(state, 27)) * -0x6B2FB644ECCEEE15
+    state = state ^ _shift_right(state, 31)
+    return _shift_right(state, 11).to(torch.float64) * 2.0**-53
+
+
+def _shift_right(value: torch.Tensor, bits: int) -> torch.Tensor:
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,166 @@
+"""JSONL manifests: one utterance a line, with NeMo's keys.
+
+    {"audio_filepath": "a/1.flac", "duration": 2.31, "text": "yes", "id": "1", "speaker": "ann"}
+
+`audio_filepath` is relative to the manifest; `text`, `id` and `speaker` may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..text.atomic import write_atomically
+
+PathLike = str | os.PathLike[str]
+
+
+class DataError(ValueError):
+    """A data set cannot be used; the message is one line: where, what, what to do."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording with its transcript."""
+
+    id: str
+    """Unique in what `read_manifest` returns; seeds and reports go by it."""
+    audio_path: Path
+    """Absolute."""
+    duration: float
+    """Seconds."""
+    text: str = ""
+    speaker: str | None = None
+
+
+def read_manifest(paths: PathLike | Sequence[PathLike]) -> list[Utterance]:
+    """Read one manifest or several into one list, in order.
+
+    An utterance without `id` is named after its file; ids that collide between manifests, or that
+    were made from file names, get a suffix `#2`, `#3`, …
+
+    Raises:
+        DataError: a manifest is missing, empty, or has a bad line (named as file:line).
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    utterances: list[Utterance] = []
+    used: set[str] = set()
+    for path in paths:
+        for utterance in _read_one(Path(path)):
+            unique, count = utterance.id, 1
+            while unique in used:
+                count += 1
+                unique = f"{utterance.id}#{count}"
+            used.add(unique)
+            if unique != utterance.id:
+                utterance = Utterance(
+                    unique,
+                    utterance.audio_path,
+                    utterance.duration,
+                    utterance.text,
+                    utterance.speaker,
+                )
+            utterances.append(utterance)
+    return utterances
+
+
+def write_manifest(path: PathLike, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest whole or not at all; audio below its folder is named relative to it."""
+    path = Path(path)
+    base = path.parent.resolve()
+    lines = []
+    for utterance in utterances:
+        audio = utterance.audio_path
+        if audio.is_absolute() and audio.is_relative_to(base):
+            audio = audio.relative_to(base)
+        row: dict[str, Any] = {
+            "id": utterance.id,
+            "audio_filepath": audio.as_posix(),
+            "duration": round(utterance.duration, 4),
+            "text": utterance.text,
+        }
+        if utterance.speaker is not None:
+            row["speaker"] = utterance.speaker
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_atomically(path, "".join(lines))
+
+
+def _read_one(path: Path) -> list[Utterance]:
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such manifest; `voxformer prepare` makes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable UTF-8 manifest: {error}") from None
+    folder = path.parent.resolve()
+    utterances: list[Utterance] = []
+    line_of_id: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            utterance, named = _parse(line, folder)
+        except _BadLine as error:
+            raise DataError(f"{path}:{number}: {error}") from None
+        if named:
+            first = line_of_id.setdefault(utterance.id, number)
+            if first != number:
+                raise DataError(
+                    f"{path}:{number}: id {utterance.id!r} is already used in line {first}; "
+                    "make ids unique or leave them out"
+                )
+        utterances.append(utterance)
+    if not utterances:
+        raise DataError(f"{path}: the manifest is empty; `voxformer prepare` makes one")
+    return utterances
+
+
+class _BadLine(ValueError):
+    pass
+
+
+def _parse(line: str, folder: Path) -> tuple[Utterance, bool]:
+    """One line as an utterance, and whether it came with an id of its own."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _BadLine(
+            f"not JSON: {error.msg} at column {error.colno}; each line is one JSON object"
+        ) from None
+    if not isinstance(row, dict):
+        raise _BadLine(f"a line is one JSON object, not {type(row).__name__}")
+    audio = row.get("audio_filepath")
+    if not isinstance(audio, str) or not audio:
+        raise _BadLine("audio_filepath is missing or not text; give the recording's path")
+    duration = row.get("duration")
+    if (
+        not isinstance(duration, (int, float))
+        or isinstance(duration, bool)
+        or not math.isfinite(duration)
+        or duration < 0
+    ):
+        raise _BadLine(
+            "duration is missing or not a number of seconds; `voxformer prepare manifest` adds it"
+        )
+    if row.get("offset"):
+        raise _BadLine("offset is not supported here; `voxformer prepare manifest` cuts segments")
+    for key in ("text", "id", "speaker"):
+        if row.get(key) is not None and not isinstance(row[key], (str, int)):
+            raise _BadLine(f"{key} is {type(row[key]).__name__}, not text")
+    named = row.get("id") not in (None, "")
+    speaker = row.get("speaker")
+    utterance = Utterance(
+        id=str(row["id"]) if named else Path(audio).stem,
+        # normpath, not resolve: a link tree of audio stays where the manifest says it is.
+        audio_path=Path(os.path.normpath(folder / audio)),
+        duration=float(duration),
+        text="" if row.get("text") is None else str(row["text"]).strip(),
+        speaker=None if speaker is None else str(speaker),
+    )
+    return utterance, named
