@@ -1,0 +1,84 @@
+"""The compiled decoder: arrays in, plain tuples out. `voxformer.decoding` is its face."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+# token_ids, score, ctc_score, attention_score, lm_score, timesteps, token_confidences, confidence,
+# truncated
+RawHypothesis: TypeAlias = tuple[
+    tuple[int, ...],
+    float,
+    float | None,
+    float | None,
+    float,
+    tuple[int, ...],
+    tuple[float, ...],
+    float,
+    bool,
+]
+
+class CtcBeamOptions:
+    def __init__(
+        self,
+        *,
+        beam_size: int,
+        n_best: int,
+        blank_id: int,
+        length_bonus: float,
+        length_penalty: float,
+    ) -> None: ...
+
+class AttentionOptions:
+    def __init__(
+        self,
+        *,
+        beam_size: int,
+        n_best: int,
+        length_penalty: float,
+        repetition_penalty: float,
+        no_repeat_ngram: int,
+        length_bonus: float,
+    ) -> None: ...
+
+class RescoringOptions:
+    def __init__(
+        self,
+        *,
+        ctc_weight: float,
+        lm_weight: float,
+        length_bonus: float,
+        length_penalty: float,
+        repetition_penalty: float,
+    ) -> None: ...
+
+class AttentionBeamSearch:
+    def __init__(
+        self, sos_eos_id: int, blank_id: int, options: AttentionOptions, max_tokens: int
+    ) -> None: ...
+    @property
+    def tokens(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def done(self) -> bool: ...
+    def advance(self, log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]: ...
+    def finish(self) -> list[RawHypothesis]: ...
+
+def decode(
+    log_probs: npt.NDArray[np.float32],
+    lengths: npt.NDArray[np.int64],
+    options: CtcBeamOptions,
+    num_threads: int,
+) -> list[list[RawHypothesis]]: ...
+def align(
+    log_probs: npt.NDArray[np.float32], token_ids: Sequence[int], blank_id: int
+) -> RawHypothesis: ...
+def rescore(
+    token_ids: Sequence[Sequence[int]],
+    ctc_scores: Sequence[float],
+    lm_scores: Sequence[float],
+    token_log_probs: npt.NDArray[np.float32],
+    options: RescoringOptions,
+) -> tuple[list[float], list[float], list[int]]: ...
+def length_norm(num_tokens: int, length_penalty: float) -> float: ...

@@ -1,0 +1,25 @@
+"""From log-probabilities to text: the Python face of the C++ decoder. Needs NumPy alone.
+
+Four ways lead to a `Hypothesis`: `ctc_greedy` and `CtcBeamDecoder.decode` read CTC log-probs,
+`attention_decode` drives an attention decoder token by token, and `CtcBeamDecoder.rescore` lets an
+attention decoder rank what the CTC search found.
+"""
+
+from .attention import AttentionBeamSearch, attention_decode
+from .ctc import CtcBeamDecoder, ctc_greedy
+from .hypothesis import Hypothesis
+from .options import AttentionOptions, BeamOptions, RescoringOptions
+from .vocabulary import load_tokens, text_of
+
+__all__ = [
+    "AttentionBeamSearch",
+    "AttentionOptions",
+    "BeamOptions",
+    "CtcBeamDecoder",
+    "Hypothesis",
+    "RescoringOptions",
+    "attention_decode",
+    "ctc_greedy",
+    "load_tokens",
+    "text_of",
+]

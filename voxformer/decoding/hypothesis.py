@@ -1,0 +1,58 @@
+"""What every decoding mode returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .vocabulary import text_of
+
+if TYPE_CHECKING:
+    from .._core import RawHypothesis
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One transcript of an utterance. Scores are natural logarithms."""
+
+    token_ids: tuple[int, ...]
+    """Vocabulary ids, without blanks and sentence marks."""
+
+    text: str
+    """The tokens joined, `▁` as a space, stripped; empty where the decoder knows ids only."""
+
+    score: float
+    """What the hypotheses of an utterance are sorted by, best first; ties are in order of ids.
+
+    (ctc_weight * ctc_score + (1 - ctc_weight) * attention_score + lm_weight * lm_score
+    + length_bonus * n) / ((5 + n) / 6) ** length_penalty, with n tokens. Where one of the first two
+    is None, the other stands for both terms.
+    """
+
+    ctc_score: float | None = None
+    """ln of the alignment mass that the CTC search kept; of the best path for `ctc_greedy`."""
+
+    attention_score: float | None = None
+    """Sum of ln p over the tokens and `</s>`, after the repetition penalty."""
+
+    lm_score: float = 0.0
+    """ln p of the tokens under a language model; 0 without one."""
+
+    timesteps: tuple[int, ...] = ()
+    """0-based encoder frame of each token's peak in the best alignment; empty without CTC."""
+
+    token_confidences: tuple[float, ...] = ()
+    """Probability of each token at its peak frame (CTC) or when it was chosen (attention)."""
+
+    confidence: float = 0.0
+    """Geometric mean of the token confidences; of blank or `</s>` where there are no tokens."""
+
+    truncated: bool = False
+    """The length cap ended it, not the model."""
+
+
+def from_raw(raw: RawHypothesis, tokens: Sequence[str] | None) -> Hypothesis:
+    """The `Hypothesis` of the extension's tuple, with its text."""
+    token_ids = raw[0]
+    return Hypothesis(token_ids, "" if tokens is None else text_of(token_ids, tokens), *raw[1:])

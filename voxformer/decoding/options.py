@@ -1,0 +1,107 @@
+"""Options of the searches. The ranges are checked where the searches are, in C++."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from .. import _core
+
+
+@dataclass(frozen=True)
+class BeamOptions:
+    """CTC prefix beam search.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
+    """
+
+    beam_size: int = 10
+    """Prefixes kept after each frame, at least 1."""
+
+    n_best: int = 1
+    """Hypotheses returned per utterance, from 1 to `beam_size`."""
+
+    blank_id: int = 0
+    """Column of the blank in `log_probs`."""
+
+    length_bonus: float = 0.0
+    """Added to the score for every token while the search runs, in natural-log units."""
+
+    length_penalty: float = 0.0
+    """Exponent of ((5 + n) / 6), by which the score of n tokens is divided after the search: the
+    prefixes of the last frame are ranked by it, then cut to `n_best` (Wu et al. 2016, eq. 14)."""
+
+    def __post_init__(self) -> None:
+        self.to_core()
+
+    def to_core(self) -> _core.CtcBeamOptions:
+        """The extension's counterpart."""
+        return _core.CtcBeamOptions(**asdict(self))
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Autoregressive beam search with an attention decoder.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
+    """
+
+    beam_size: int = 10
+    """Continuations kept at each step, those that end included. 1 is greedy search."""
+
+    n_best: int = 1
+    """Hypotheses returned, from 1 to `beam_size`."""
+
+    length_penalty: float = 0.0
+    """Exponent of ((5 + n) / 6), by which the score of a finished hypothesis of n tokens is divided
+    (Wu et al. 2016, eq. 14)."""
+
+    repetition_penalty: float = 1.0
+    """Factor on ln p of a token that the hypothesis already holds; `</s>` is exempt. Above 1
+    discourages repetition, 1 is off (CTRL, Keskar et al. 2019, section 4.1)."""
+
+    no_repeat_ngram: int = 0
+    """No sequence of this many tokens occurs twice in a hypothesis; 0 is off."""
+
+    length_bonus: float = 0.0
+    """Added to the score for every token while the search runs, in natural-log units."""
+
+    def __post_init__(self) -> None:
+        self.to_core()
+
+    def to_core(self) -> _core.AttentionOptions:
+        """The extension's counterpart."""
+        return _core.AttentionOptions(**asdict(self))
+
+
+@dataclass(frozen=True)
+class RescoringOptions:
+    """Combination of a CTC search's scores with an attention decoder's.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
+    """
+
+    ctc_weight: float = 0.5
+    """Share of the CTC score, from 0 to 1; the attention score has the rest."""
+
+    lm_weight: float = 0.0
+    """Factor on the language model's score."""
+
+    length_bonus: float = 0.0
+    """Added for every token, in natural-log units."""
+
+    length_penalty: float = 0.0
+    """Exponent of ((5 + n) / 6), by which the sum is divided (Wu et al. 2016, eq. 14)."""
+
+    repetition_penalty: float = 1.0
+    """Factor on ln p of a token that the hypothesis already holds; `</s>` is exempt, 1 is off
+    (CTRL, Keskar et al. 2019, section 4.1)."""
+
+    def __post_init__(self) -> None:
+        self.to_core()
+
+    def to_core(self) -> _core.RescoringOptions:
+        """The extension's counterpart."""
+        return _core.RescoringOptions(**asdict(self))
