@@ -243,7 +243,7 @@ class _Collate:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the parent decides when its workers end. A forked
-    # worker must not run the parent's handlers.
+    # Ctrl-C, `timeout` and schedulers signal the whole process group; the parent decides when its
+    # workers end, and has to finish its step and save first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

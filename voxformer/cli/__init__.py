@@ -1,0 +1,97 @@
+"""The command line: parse, call one function, print. Heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "quickstart": "make data, train four small stages, evaluate, export, decode, measure RTF",
+    "prepare": "turn a corpus into manifests",
+    "tokenizer": "train a SentencePiece tokenizer from a manifest",
+    "train": "train one stage",
+    "evaluate": "word error rate of a checkpoint or a bundle",
+    "export": "write an ONNX bundle from a checkpoint",
+    "transcribe": "transcribe audio with a bundle",
+    "checkpoints": "list, verify or prune a run's checkpoints",
+    "doctor": "what is installed, which engines can run here",
+}
+
+INSTALL_HINTS = {
+    "torch": "train",
+    "torchaudio": "torchaudio",
+    "pydantic": "train",
+    "yaml": "train",
+    "rich": "train",
+    "tensorboard": "train",
+    "sentencepiece": "train",
+    "jiwer": "train",
+    "soundfile": "onnx-cpu",
+    "soxr": "onnx-cpu",
+    "onnxruntime": "onnx-cpu",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; user errors are one clear line (or one a fault) and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    module = importlib.import_module(f"voxformer.cli.{args.command}")
+    try:
+        return int(module.run(args))
+    except ModuleNotFoundError as error:
+        extra = INSTALL_HINTS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"voxformer {args.command}: needs {error.name}: pip install 'voxformer[{extra}]'",
+            file=sys.stderr,
+        )
+        return 2
+    except (ValueError, FileNotFoundError) as error:
+        if type(error) is ValueError:  # not one of ours: a bug should show where it is
+            raise
+        for line in str(error).splitlines():
+            print(f"voxformer {args.command}: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    from voxformer import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="voxformer", description="Train, export and run hybrid CTC-attention speech recognition."
+    )
+    parser.add_argument("--version", action="version", version=f"voxformer {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        # Only the chosen command's module is imported: `voxformer --help` must be quick.
+        if name in arguments:
+            module = importlib.import_module(f"voxformer.cli.{name}")
+            child = commands.add_parser(
+                name,
+                help=summary,
+                description=f"{summary[0].upper()}{summary[1:]}.",
+                epilog=f"example:\n  {module.EXAMPLE}",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.add_arguments(child)
+        else:
+            commands.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

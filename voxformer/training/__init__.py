@@ -1,0 +1,1 @@
+"""Training: the stages' objectives, the loop, and what survives it."""

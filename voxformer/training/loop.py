@@ -1,0 +1,406 @@
+"""The training loop: one optimiser step after another, each a function of the run's position.
+
+Nothing here depends on what happened before but through the saved state: dropout is reseeded from (seed,
+step), augmentation from (seed, epoch, utterance), batches from (seed, epoch, index). A resumed run is
+therefore bit-equal to one that was never stopped (same build, instruction set and thread count).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from voxformer.config import RunConfig, Stage, dump_config
+from voxformer.data.loader import Batch, decode_all, iterate_batches
+from voxformer.data.sampler import BucketingSampler
+from voxformer.data.seeds import derived_seed
+from voxformer.model import count_parameters
+from voxformer.text.atomic import write_atomically
+from voxformer.training.checkpoint import CheckpointFolder
+from voxformer.training.monitor import Monitor
+from voxformer.training.optim import WeightAverage, ctc_weight_at, learning_rate, make_optimizer
+from voxformer.training.setup import (
+    Start,
+    build_objective,
+    choose_device,
+    ctc_weight_range,
+    find_start,
+    load_training_set,
+    load_validation_set,
+    prepare_vocabulary,
+    run_folder,
+    take_weights,
+)
+from voxformer.training.validation import Validator
+
+logger = logging.getLogger("voxformer.training")
+
+EXIT_OK, EXIT_DISK, EXIT_WATCH = 0, 3, 4
+
+
+@dataclass
+class Position:
+    """How far a run is: everything that counts, saved with every checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    micro_batch: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    evaluations_since_best: int = 0
+    critical_in_a_row: int = 0
+    skipped_steps: int = 0
+
+
+@dataclass
+class _Stop:
+    """Set by a signal; the loop saves and leaves at the next step."""
+
+    signal_number: int | None = None
+    previous: dict[int, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> _Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None:
+            raise SystemExit(128 + number)
+        self.signal_number = number
+        logger.warning(
+            "%s: saving and leaving after this step; once more leaves at once",
+            signal.Signals(number).name,
+        )
+
+
+def train(config: RunConfig, name: str) -> int:
+    """Run one stage to its end.
+
+    Args:
+        config: the whole run.
+        name: of the config, for the default run folder.
+
+    Returns:
+        Exit code: 0 done, 3 out of disk, 4 stopped by the run's own watch, 130/143 after saving on a
+        signal.
+
+    Raises:
+        RunError, CheckpointError, DataError: it cannot start; nothing was changed.
+    """
+    device = choose_device(config.training.device)
+    if config.training.num_threads:
+        torch.set_num_threads(config.training.num_threads)
+    if config.training.deterministic:
+        torch.use_deterministic_algorithms(True)
+    folder = run_folder(config, name)
+    start = find_start(config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _Run(config, name, folder, start, device).run()
+
+
+class _Run:
+    """State of one run between its first and its last step."""
+
+    def __init__(
+        self, config: RunConfig, name: str, folder: Path, start: Start, device: torch.device
+    ) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        training = config.training
+        self.vocabulary = prepare_vocabulary(config, folder, start)
+        tokenizer = self.vocabulary.tokenizer
+        self.utterances, self.token_rate = load_training_set(config, tokenizer)
+        validation = load_validation_set(config, tokenizer)
+        self.module, self.objective = build_objective(config, device)
+        take_weights(self.module, start, config.model)
+        self.optimizer = make_optimizer(self.module, training)
+        self.average = WeightAverage(self.module, training.ema_decay) if training.ema_decay else None
+        self.sampler = BucketingSampler(
+            [u.duration for u in self.utterances],
+            training.batch_size,
+            training.batch_seconds,
+            training.seed,
+        )
+        steps_per_epoch = -(-self.sampler.num_batches(0) // training.gradient_accumulation_steps)
+        self.total_steps = steps_per_epoch * training.num_epochs
+        if training.max_steps:
+            self.total_steps = min(self.total_steps, training.max_steps)
+        self.position = Position()
+        if start.resumed is not None:
+            self._restore(start.resumed)
+        self.checkpoints = CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n)
+        self.monitor = Monitor(folder, self.total_steps, name)
+        self.validator = Validator(
+            config, self.module, self.objective, self.vocabulary, validation, self.token_rate, device
+        )
+        self.cache = decode_all(self.utterances, config.model.sample_rate)
+        self.saved_step = self.position.step if start.resumed is not None else -1
+        self.nonfinite_in_a_row = 0
+        write_atomically(folder / "config.yaml", dump_config(config))
+        self.opening = start.message
+
+    def run(self) -> int:
+        """Train to the end, a signal or a stop; save in each case."""
+        config, hours = self.config, sum(u.duration for u in self.utterances) / 3600
+        with self.monitor, _Stop() as stop:
+            logger.info("%s in %s", self.opening, self.folder)
+            logger.info(
+                "stage %s on %s: %.1f M parameters, %d utterances (%.2f h), %d steps",
+                config.stage.value,
+                self.device,
+                count_parameters(self.module) / 1e6,
+                len(self.utterances),
+                hours,
+                self.total_steps,
+            )
+            if self._finished():
+                logger.info("already finished at step %d", self.position.step)
+                return EXIT_OK
+            code = self._epochs(stop)
+            if code == EXIT_OK and not self._save():
+                return EXIT_DISK
+            if code == EXIT_OK:
+                logger.info("done: %s", self.folder / "latest.pt")
+            return code
+
+    def _finished(self) -> bool:
+        training, position = self.config.training, self.position
+        too_late = training.max_minutes and position.seconds >= training.max_minutes * 60
+        return bool(
+            position.epoch >= training.num_epochs
+            or (training.max_steps and position.step >= training.max_steps)
+            or too_late
+        )
+
+    def _epochs(self, stop: _Stop) -> int:
+        while not self._finished():
+            for batches in self._steps_of_epoch():
+                self._step(batches)
+                code = self._after_step(stop)
+                if code is not None:
+                    return code
+                if self._finished():
+                    break
+            if self.position.micro_batch >= self.sampler.num_batches(self.position.epoch):
+                self._end_of_epoch()
+        if self.position.step % self.config.training.eval_interval:
+            self._evaluate()
+        return EXIT_OK
+
+    def _steps_of_epoch(self) -> Iterator[list[Batch]]:
+        training, position = self.config.training, self.position
+        batches = iterate_batches(
+            self.utterances,
+            self.vocabulary.tokenizer,
+            self.sampler,
+            position.epoch,
+            position.micro_batch,
+            augment=self.config.augment,
+            seed=training.seed,
+            num_workers=training.num_workers,
+            sample_rate=self.config.model.sample_rate,
+            cache=self.cache,
+        )
+        while group := list(itertools.islice(batches, training.gradient_accumulation_steps)):
+            yield group
+
+    def _step(self, batches: list[Batch]) -> None:
+        """One optimiser update over its micro-batches."""
+        training, position = self.config.training, self.position
+        began = time.monotonic()
+        position.step += 1
+        position.micro_batch += len(batches)
+        rate = learning_rate(position.step, self.total_steps, training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        weight = ctc_weight_at(position.step, self.total_steps, *ctc_weight_range(self.config))
+        for batch in batches:
+            for utterance_id, reason in batch.bad:
+                logger.warning("utterance %s skipped: %s", utterance_id, reason)
+        batches = [batch for batch in batches if len(batch)]
+        totals: dict[str, float] = {}
+        for batch in batches:
+            for key, value in self.objective.weigh(batch).items():
+                totals[key] = totals.get(key, 0.0) + value
+        self.module.train()
+        terms: dict[str, float] = {}
+        for index, batch in enumerate(batches):
+            torch.manual_seed(derived_seed("dropout", training.seed, position.step, index))
+            with self._autocast():
+                share = self.objective.share(batch, totals, weight)
+            share.loss.backward()  # type: ignore[no-untyped-call]
+            for key, value in share.terms.items():
+                terms[key] = terms.get(key, 0.0) + value
+        norm = self._update(terms, batches)
+        seconds = time.monotonic() - began
+        position.seconds += seconds
+        self._report(terms, norm, rate, weight, sum(b.audio_seconds for b in batches) / seconds)
+
+    def _update(self, terms: dict[str, float], batches: list[Batch]) -> float:
+        """Clip and apply the gradients; a non-finite step changes nothing and is counted."""
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip))
+        if batches and math.isfinite(norm) and math.isfinite(terms["loss"]):
+            self.nonfinite_in_a_row = 0
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.position.step)
+        else:
+            self.position.skipped_steps += 1
+            self.nonfinite_in_a_row += 1
+            self.suspects = [utterance_id for batch in batches for utterance_id in batch.ids]
+            logger.warning(
+                "step %d skipped: loss %s, gradient norm %s, utterances %s",
+                self.position.step,
+                terms.get("loss"),
+                norm,
+                ", ".join(self.suspects[:8]) or "none readable",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _report(
+        self, terms: dict[str, float], norm: float, rate: float, weight: float, speed: float
+    ) -> None:
+        position, training = self.position, self.config.training
+        values = {
+            "epoch": position.epoch + self._epoch_progress(),
+            **terms,
+            "ctc_weight": weight,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "audio_per_second": speed,
+            "skipped_steps": position.skipped_steps,
+        }
+        values.setdefault("loss", math.nan)
+        if position.step % training.log_interval == 0 or position.step == 1:
+            self.monitor.row("train", position.step, values)
+        self.monitor.progress(position.step, values["epoch"], values)
+
+    def _epoch_progress(self) -> float:
+        return self.position.micro_batch / self.sampler.num_batches(self.position.epoch)
+
+    def _after_step(self, stop: _Stop) -> int | None:
+        """Evaluate, save or leave; an exit code means leave."""
+        training, step = self.config.training, self.position.step
+        if self.nonfinite_in_a_row >= training.max_nonfinite_steps:
+            logger.error(
+                "%d non-finite steps in a row; the last had utterances %s",
+                self.nonfinite_in_a_row,
+                ", ".join(self.suspects),
+            )
+            return EXIT_WATCH
+        if step % training.eval_interval == 0 and self._evaluate():
+            self._save()
+            return EXIT_WATCH
+        if step % training.save_interval == 0:
+            self._save()
+        if stop.signal_number is not None:
+            return 128 + stop.signal_number if self._save() else EXIT_DISK
+        return None
+
+    def _end_of_epoch(self) -> None:
+        position = self.position
+        summary = self.objective.epoch_summary()
+        position.epoch, position.micro_batch = position.epoch + 1, 0
+        if summary:
+            self.monitor.row("epoch", position.step, {"epoch": position.epoch, **summary})
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in summary.items())
+            logger.info("epoch %d: %s", position.epoch, shown)
+        if self.config.training.keep_epochs_n and self._save():
+            self.checkpoints.save_epoch(position.epoch, self.folder / f"step_{position.step}.pt")
+
+    def _evaluate(self) -> bool:
+        """Evaluate on the validation set, keep the best; True when the watch says stop."""
+        result = self.validator.run(self.average.state_dict() if self.average else None)
+        if result is None:
+            return False
+        position, watch = self.position, self.config.watch
+        self.monitor.row("valid", position.step, result.row)
+        logger.info("step %d: %s", position.step, result.summary)
+        if result.score < position.best:
+            position.best, position.evaluations_since_best = result.score, 0
+            weights = self.average.state_dict() if self.average else self.module.state_dict()
+            with self._disk_errors("best.pt"):
+                self.checkpoints.save_best({**self._identity(), "model": weights, "metrics": result.row})
+        else:
+            position.evaluations_since_best += 1
+        position.critical_in_a_row = position.critical_in_a_row + 1 if result.critical else 0
+        if watch.critical_action == "stop" and (
+            position.critical_in_a_row >= watch.stop_after_evaluations
+        ):
+            logger.error("WER above 100 %% in %d evaluations in a row", position.critical_in_a_row)
+            return True
+        if watch.early_stopping and position.evaluations_since_best >= watch.early_stopping:
+            logger.error("no better WER in %d evaluations", position.evaluations_since_best)
+            return True
+        return False
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        precision = self.config.training.precision
+        cuda = self.device.type == "cuda"
+        if precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported()):
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "stage": self.config.stage.value,
+            "config": self.config.model_dump(mode="json"),
+            "step": self.position.step,
+            "tokens": self.vocabulary.tokens,
+            "tokenizer": torch.tensor(list(self.vocabulary.model_bytes), dtype=torch.uint8),
+            "max_tokens_per_second": self.token_rate,
+        }
+
+    def _save(self) -> bool:
+        """Write `step_N.pt` and `latest.pt`; False when the disk would not take them."""
+        if self.saved_step == self.position.step:
+            return True
+        state = {
+            **self._identity(),
+            "model": self.module.state_dict(),
+            "ema": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "position": asdict(self.position),
+        }
+        with self._disk_errors(f"step_{self.position.step}.pt"):
+            self.checkpoints.save_step(self.position.step, state)
+            self.saved_step = self.position.step
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _disk_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
+            logger.error("%s not saved: %s%s; training goes on", what, error, full)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["ema"] or state["model"])
+        self.position = Position(**state["position"])
+        if self.config.stage is Stage.PRETRAIN:
+            return
+        if state["tokens"] != self.vocabulary.tokens:
+            raise ValueError("the checkpoint's vocabulary is not this run's")

@@ -1,0 +1,127 @@
+"""What a run tells: `metrics.jsonl`, `training.log`, TensorBoard events and the progress line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger("voxformer.training")
+
+PLAIN_INTERVAL_S = 15.0
+
+
+class Monitor:
+    """Writes a run's metrics and shows its progress.
+
+    A terminal gets a progress bar; a pipe or a file gets a line every 15 seconds, so that logs of
+    unattended runs stay readable.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, title: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        self.total_steps = total_steps
+        self.title = title
+        self.console = Console(stderr=True)
+        self.interactive = self.console.is_terminal
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._events = SummaryWriter(log_dir=str(folder))
+        self._last_plain = 0.0
+        self._started = time.monotonic()
+        self._first_step: int | None = None
+        self._handlers = self._attach_log()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} {task.fields[detail]} eta"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.interactive,
+        )
+        self._task = self._progress.add_task(title, total=total_steps, detail="")
+
+    def __enter__(self) -> Monitor:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        self._metrics.close()
+        self._events.close()
+        for handler in self._handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+    def row(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one row; numbers go to TensorBoard as well. Non-finite numbers are written as null."""
+        clean = {k: _finite(v) for k, v in values.items()}
+        row = {"type": kind, "step": step, "time": round(time.time(), 3), **clean}
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        for key, value in clean.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._events.add_scalar(f"{kind}/{key}", value, step)
+
+    def progress(self, step: int, epoch: float, values: dict[str, float]) -> None:
+        """Show where the run is: loss, learning rate, speed, time left."""
+        if self._first_step is None:
+            self._first_step = step - 1
+        detail = (
+            f"epoch {epoch:.2f} loss {values['loss']:.3f} lr {values['learning_rate']:.2e} "
+            f"{values['audio_per_second']:.0f}x real time"
+        )
+        self._progress.update(self._task, completed=step, detail=detail)
+        now = time.monotonic()
+        if not self.interactive and now - self._last_plain >= PLAIN_INTERVAL_S:
+            self._last_plain = now
+            done = step - self._first_step
+            left = (now - self._started) / done * (self.total_steps - step)
+            print(
+                f"{self.title}: step {step}/{self.total_steps} {detail} eta {_clock(left)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _attach_log(self) -> list[logging.Handler]:
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        file = logging.FileHandler(self.folder / "training.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        shown: logging.Handler
+        if self.interactive:
+            shown = RichHandler(console=self.console, show_path=False, markup=False)
+        else:
+            shown = logging.StreamHandler(sys.stderr)
+            shown.setFormatter(logging.Formatter("%(message)s"))
+        for handler in (file, shown):
+            logger.addHandler(handler)
+        return [file, shown]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return value
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

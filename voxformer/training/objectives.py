@@ -1,0 +1,252 @@
+"""What each stage optimises.
+
+An objective first says what a micro-batch counts for (`weigh`), then gives that micro-batch's share of the
+step's loss, divided by the totals of the whole step. Summed over the step's micro-batches, gradients are
+those of one large batch whatever the lengths, and so are the reported means.
+
+The supervised loss is `ctc_weight·ctc + (1 - ctc_weight)·ce + cr_ctc_weight·cr`, each term in nats per target
+token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from voxformer.config import PretrainConfig, SpecAugmentConfig
+from voxformer.data.augment import spec_augment
+from voxformer.data.loader import Batch
+from voxformer.model.bestrq import BestRq
+from voxformer.model.masks import length_mask
+from voxformer.model.voxformer import VoxFormer
+
+IGNORED = -100
+SECOND_VIEW = 0x5DEECE66D
+
+
+@dataclass
+class Share:
+    """One micro-batch's part of a step.
+
+    Attributes:
+        loss: to be added up and differentiated.
+        terms: reported means, to be added up over the step's micro-batches.
+    """
+
+    loss: Tensor
+    terms: dict[str, float]
+
+
+class Objective(Protocol):
+    """What the training loop needs of a stage."""
+
+    def weigh(self, batch: Batch) -> dict[str, float]:
+        """What the batch adds to each denominator."""
+        ...
+
+    def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
+        """The batch's part of the step's loss, given the step's denominators."""
+        ...
+
+    def epoch_summary(self) -> dict[str, float]:
+        """Statistics gathered since the last call."""
+        ...
+
+
+class PretrainObjective:
+    """Stage 1: BEST-RQ's cross-entropy over masked frames."""
+
+    def __init__(self, module: BestRq, config: PretrainConfig, device: torch.device) -> None:
+        self.module = module
+        self.device = device
+        self.counts = torch.zeros(config.num_codebooks, config.codebook_size, dtype=torch.int64)
+
+    def weigh(self, batch: Batch) -> dict[str, float]:
+        # Masks are drawn from seeds, so their number is known before the forward pass.
+        lengths = self.module.front_end.frame_lengths(batch.waveform_lengths)
+        frames = -(-int(lengths.max()) // 4) if len(batch) else 0
+        return {"masked": float(self.module.mask(lengths, frames, batch.seeds).sum())}
+
+    def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
+        output = self.module(
+            batch.waveforms.to(self.device), batch.waveform_lengths.to(self.device), batch.seeds
+        )
+        self.counts += output.label_counts.cpu()
+        loss = output.loss / max(1.0, totals["masked"])
+        accuracy = output.correct / max(1.0, totals["masked"])
+        return Share(loss, {"loss": float(loss.detach()), "masked_accuracy": accuracy})
+
+    def epoch_summary(self) -> dict[str, float]:
+        """Share of the codebook in use, its perplexity, and the majority class's share."""
+        totals = self.counts.sum(1, keepdim=True).clamp(min=1)
+        share = self.counts / totals
+        entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
+        summary = {
+            "codebook_usage": float((self.counts > 0).float().mean()),
+            "codebook_perplexity": float(entropy.exp().mean()),
+            "majority_share": float(share.max(1).values.mean()),
+        }
+        self.counts.zero_()
+        return summary
+
+
+class SupervisedObjective:
+    """Stages 2 to 4: CTC, attention cross-entropy, or both.
+
+    Args:
+        model: the network.
+        device: where it is.
+        spec_options: SpecAugment; None for none.
+        label_smoothing: of the cross-entropy.
+        cr_ctc_weight: weight of the consistency between two views (CR-CTC); 0 for one view.
+        freeze_encoder: stage 3; the encoder runs in evaluation mode and without gradients.
+    """
+
+    def __init__(
+        self,
+        model: VoxFormer,
+        device: torch.device,
+        spec_options: SpecAugmentConfig | None,
+        label_smoothing: float,
+        cr_ctc_weight: float = 0.0,
+        freeze_encoder: bool = False,
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.spec_options = spec_options
+        self.label_smoothing = label_smoothing
+        self.cr_ctc_weight = cr_ctc_weight
+        self.freeze_encoder = freeze_encoder
+
+    def weigh(self, batch: Batch) -> dict[str, float]:
+        return {
+            "tokens": float(batch.token_lengths.sum()),
+            "tokens_and_ends": float(batch.token_lengths.sum() + len(batch)),
+        }
+
+    def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
+        two_views = self.cr_ctc_weight > 0.0 and ctc_weight > 0.0 and not self.freeze_encoder
+        tokens = batch.tokens.to(self.device)
+        token_lengths = batch.token_lengths.to(self.device)
+        features, lengths = self._features(batch, two_views)
+        if two_views:
+            tokens, token_lengths = tokens.repeat(2, 1), token_lengths.repeat(2)
+        views = 2.0 if two_views else 1.0
+        if self.freeze_encoder:
+            self.model.encoder.eval()
+            with torch.no_grad():
+                encoder_out, out_lengths = self.model.encoder(features, lengths)
+        else:
+            encoder_out, out_lengths = self.model.encoder(features, lengths)
+
+        terms: dict[str, float] = {}
+        loss = encoder_out.new_zeros((), dtype=torch.float32)
+        if ctc_weight > 0.0:
+            log_probs = self.model.ctc_log_probs(encoder_out)
+            ctc = ctc_loss_sum(log_probs, out_lengths, tokens, token_lengths)
+            ctc = ctc / (views * max(1.0, totals["tokens"]))
+            loss = loss + ctc_weight * ctc
+            terms["ctc"] = float(ctc.detach())
+            if two_views:
+                consistency = consistency_sum(log_probs, out_lengths) / max(1.0, totals["tokens"])
+                loss = loss + self.cr_ctc_weight * consistency
+                terms["cr"] = float(consistency.detach())
+        if ctc_weight < 1.0:
+            ce, correct = decoder_loss_sum(
+                self.model, encoder_out, out_lengths, tokens, token_lengths, self.label_smoothing
+            )
+            denominator = views * max(1.0, totals["tokens_and_ends"])
+            ce = ce / denominator
+            loss = loss + (1.0 - ctc_weight) * ce
+            terms["ce"] = float(ce.detach())
+            terms["token_accuracy"] = correct / denominator
+        terms["loss"] = float(loss.detach())
+        return Share(loss, terms)
+
+    def epoch_summary(self) -> dict[str, float]:
+        """Nothing is gathered in the supervised stages."""
+        return {}
+
+    @torch.no_grad()
+    def _features(self, batch: Batch, two_views: bool) -> tuple[Tensor, Tensor]:
+        waveforms = batch.waveforms.to(self.device)
+        features, lengths = self.model.front_end(waveforms, batch.waveform_lengths.to(self.device))
+        if self.spec_options is None:
+            views = [features, features] if two_views else [features]
+        else:
+            seeds = [batch.seeds, batch.seeds ^ SECOND_VIEW] if two_views else [batch.seeds]
+            views = [spec_augment(features, lengths, s, self.spec_options) for s in seeds]
+        return torch.cat(views), lengths.repeat(len(views))
+
+
+def ctc_loss_sum(
+    log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> Tensor:
+    """CTC's negative log-likelihood (Graves et al. 2006) summed over a batch, in nats.
+
+    Args:
+        log_probs: float32 [batch, frames, vocab_size + 1], blank at 0.
+        lengths: int64 [batch].
+        tokens: int64 [batch, max_tokens].
+        token_lengths: int64 [batch].
+    """
+    return F.ctc_loss(
+        log_probs.transpose(0, 1),
+        tokens,
+        lengths,
+        token_lengths,
+        blank=0,
+        reduction="sum",
+        zero_infinity=True,
+    )
+
+
+def consistency_sum(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """CR-CTC's loss (Yao et al. 2024, eq. 4): half the symmetric KL between two views, summed.
+
+    The distribution that is learned from is detached. `log_probs` [2·batch, frames, outputs] holds
+    the first views, then the second ones.
+    """
+    first, second = log_probs.chunk(2)
+    mask = length_mask(lengths[: first.size(0)], first.size(1)).unsqueeze(2)
+    towards_second = F.kl_div(first, second.detach(), reduction="none", log_target=True)
+    towards_first = F.kl_div(second, first.detach(), reduction="none", log_target=True)
+    return 0.5 * ((towards_second + towards_first) * mask).sum()
+
+
+def decoder_loss_sum(
+    model: VoxFormer,
+    encoder_out: Tensor,
+    lengths: Tensor,
+    tokens: Tensor,
+    token_lengths: Tensor,
+    label_smoothing: float,
+) -> tuple[Tensor, float]:
+    """Teacher-forced cross-entropy over tokens and `</s>`, summed, and the number predicted right."""
+    boundary = torch.full_like(token_lengths, model.sos_eos_id).unsqueeze(1)
+    inputs = torch.cat([boundary, tokens], dim=1)
+    steps = torch.arange(inputs.size(1), device=tokens.device).unsqueeze(0)
+    ends = token_lengths.unsqueeze(1)
+    targets = torch.cat([tokens, boundary], dim=1)
+    targets = torch.where(steps == ends, boundary, targets)
+    targets = targets.masked_fill(steps > ends, IGNORED)
+    logits = model.decoder(encoder_out, lengths, inputs).float()
+    loss = F.cross_entropy(
+        logits.transpose(1, 2),
+        targets,
+        ignore_index=IGNORED,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    correct = float((logits.argmax(-1) == targets).sum())
+    return loss, correct
+
+
+def freeze_encoder(model: nn.Module) -> None:
+    """Stage 3: only the decoder learns."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith("decoder.")

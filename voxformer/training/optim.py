@@ -1,0 +1,81 @@
+"""Optimiser, learning-rate schedule and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from voxformer.config import TrainingConfig
+
+
+def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable weights; vectors (biases, norms) and embeddings do not decay."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.dim() < 2 or "embedding" in name
+            (plain if exempt else decayed).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(config.adam_betas[0], config.adam_betas[1]),
+        eps=1e-8,
+    )
+
+
+def learning_rate(step: int, total_steps: int, config: TrainingConfig) -> float:
+    """Learning rate of step 1 … total_steps."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if step <= warmup:
+        return peak * step / warmup
+    if config.schedule == "constant":
+        return peak
+    if config.schedule == "inverse_sqrt":
+        return peak * math.sqrt(max(warmup, 1) / step)
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    floor = config.final_learning_rate_ratio
+    return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def ctc_weight_at(step: int, total_steps: int, start: float, end: float) -> float:
+    """CTC's weight in step 1 … total_steps, linear from start to end."""
+    if total_steps <= 1:
+        return end
+    return start + (end - start) * min(1.0, (step - 1) / (total_steps - 1))
+
+
+class WeightAverage:
+    """Exponential moving average of the trainable weights (Polyak averaging).
+
+    The decay starts small, (1 + n)/(10 + n), so that early averages are not held at the start values.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = module
+        self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the module's present weights."""
+        decay = min(self.decay, (1.0 + step) / (10.0 + step))
+        for name, value in self.module.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1.0 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights under the module's names."""
+        return self.average
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from saved averages."""
+        for name, value in state.items():
+            self.average[name].copy_(value)

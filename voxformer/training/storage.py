@@ -1,0 +1,158 @@
+"""Files that are complete and verifiable under their final name, or not there at all.
+
+Order of a write: temporary name, data, flush, fsync, digest in place, rename, fsync of the folder. When an
+existing file is replaced, its digest file names the old and the new digest until the rename is done, so
+that a kill at any instant leaves a file that one of the two describes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from voxformer.text.atomic import write_atomically
+
+CHUNK = 1 << 20
+
+
+class DigestError(ValueError):
+    """A file whose content is not what its `.sha256` says."""
+
+
+def digest_path(path: Path) -> Path:
+    """Where the digest of `path` stands: `<name>.sha256`, in sha256sum's format."""
+    return path.with_name(path.name + ".sha256")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def recorded_digests(path: Path) -> list[str]:
+    """Digests that `path`'s digest file allows: one, or two while it is being replaced."""
+    try:
+        lines = digest_path(path).read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
+    return [line.split()[0] for line in lines if line.split()]
+
+
+def verify(path: Path) -> str:
+    """Check a file against its digest file and return the digest.
+
+    Raises:
+        FileNotFoundError: the file itself is missing.
+        DigestError: there is no digest, or it does not match.
+    """
+    actual = file_digest(path)
+    recorded = recorded_digests(path)
+    if not recorded:
+        raise DigestError(f"{path}: no {digest_path(path).name} beside it, so it cannot be verified")
+    if actual not in recorded:
+        raise DigestError(f"{path}: SHA-256 is {actual[:12]}…, {digest_path(path).name} says otherwise")
+    return actual
+
+
+def write_verified(path: Path, write: Callable[[BinaryIO], None]) -> str:
+    """Write a file atomically through `write(file)` with its digest, and return the digest.
+
+    Raises:
+        OSError: as the file system says (ENOSPC …); no temporary file is left, and what stood under
+            the final name is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            hashing = _HashingWriter(file)
+            write(cast(BinaryIO, hashing))
+            file.flush()
+            os.fsync(file.fileno())
+        digest = hashing.digest.hexdigest()
+        if file_digest(temporary) != digest:
+            raise OSError(f"{path}: what was read back is not what was written")
+        _put_in_place(temporary, path, digest)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return digest
+
+
+def link_verified(source: Path, path: Path) -> None:
+    """Make `path` a hard link to the verified file `source`, replacing it atomically."""
+    digest = recorded_digests(source)[-1]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        write_verified(path, lambda file: _copy(source, file))
+        return
+    _put_in_place(temporary, path, digest)
+
+
+def remove_verified(path: Path) -> None:
+    """Delete a file, then its digest: in this order a digest never describes a file not yet there."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        digest_path(path).unlink()
+
+
+def _put_in_place(temporary: Path, path: Path, digest: str) -> None:
+    line = f"{digest}  {path.name}\n"
+    if path.exists():
+        old = "".join(f"{known}  {path.name}\n" for known in recorded_digests(path)[-1:])
+        write_atomically(digest_path(path), old + line)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+        write_atomically(digest_path(path), line)
+    else:
+        write_atomically(digest_path(path), line)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(source: Path, target: BinaryIO) -> None:
+    for chunk in _chunks(source):
+        target.write(chunk)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+class _HashingWriter:
+    """The part of a binary file that `torch.save` needs, hashing what passes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()

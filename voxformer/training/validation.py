@@ -1,0 +1,214 @@
+"""Evaluation during training: losses, whether the decoder listens, and WER of each decoding mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from voxformer.config import RunConfig, Stage
+from voxformer.data.loader import Batch, decode_all, iterate_batches
+from voxformer.data.manifest import Utterance
+from voxformer.data.sampler import BucketingSampler
+from voxformer.evaluation.wer import align_words, band, total
+from voxformer.model.voxformer import VoxFormer
+from voxformer.runtime.options import DecodingOptions, Mode, Vocabulary
+from voxformer.runtime.recognise import decode, encode
+from voxformer.runtime.torch_engine import TorchEngine
+from voxformer.text import normalise
+from voxformer.training import setup
+from voxformer.training.objectives import (
+    Objective,
+    PretrainObjective,
+    ctc_loss_sum,
+    decoder_loss_sum,
+)
+
+MODES_BY_STAGE: dict[Stage, tuple[str, ...]] = {
+    Stage.PRETRAIN: (),
+    Stage.CTC: ("ctc_greedy", "ctc_beam"),
+    Stage.ATTENTION: ("attention", "rescoring"),
+    Stage.HYBRID: ("ctc_greedy", "ctc_beam", "attention", "rescoring"),
+}
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """One evaluation.
+
+    Attributes:
+        row: for `metrics.jsonl`.
+        score: what `best.pt` minimises: the stage's WER, or its loss in pre-training.
+        summary: one line for the log.
+        critical: WER above 100 % in some mode.
+    """
+
+    row: dict[str, Any]
+    score: float
+    summary: str
+    critical: bool
+
+
+class Validator:
+    """Evaluates a run on its validation set."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        module: nn.Module,
+        objective: Objective,
+        vocabulary: setup.Vocabulary,
+        utterances: list[Utterance],
+        token_rate: float | None,
+        device: torch.device,
+    ) -> None:
+        self.config, self.module, self.objective = config, module, objective
+        self.vocabulary, self.device = vocabulary, device
+        self.utterances = utterances
+        self.cache = decode_all(utterances, config.model.sample_rate) if utterances else None
+        self.token_rate = token_rate
+        allowed = MODES_BY_STAGE[config.stage]
+        self.modes: list[Mode] = [m for m in config.decoding.eval_modes if m in allowed]
+        if allowed and not self.modes:
+            self.modes = [allowed[0]]  # type: ignore[list-item]
+
+    def run(self, averaged: dict[str, Tensor] | None) -> ValidationResult | None:
+        """Evaluate the averaged weights if given, else the module's own; None without a set."""
+        if not self.utterances:
+            return None
+        with self._evaluating(averaged), torch.no_grad():
+            if isinstance(self.objective, PretrainObjective):
+                return self._pretraining(self.objective)
+            assert isinstance(self.module, VoxFormer)
+            return self._supervised(self.module)
+
+    @contextmanager
+    def _evaluating(self, averaged: dict[str, Tensor] | None) -> Iterator[None]:
+        """Evaluation mode with the averaged weights in place; restores what was there."""
+        was_training = self.module.training
+        own = None
+        if averaged is not None:
+            own = {name: value.clone() for name, value in self.module.state_dict().items()}
+            self.module.load_state_dict(averaged)
+        self.module.eval()
+        try:
+            yield
+        finally:
+            if own is not None:
+                self.module.load_state_dict(own)
+            self.module.train(was_training)
+
+    def _batches(self) -> Iterator[Batch]:
+        training = self.config.training
+        durations = [u.duration for u in self.utterances]
+        sampler = BucketingSampler(durations, training.batch_size, training.batch_seconds, seed=0)
+        batches = iterate_batches(
+            self.utterances,
+            self.vocabulary.tokenizer,
+            sampler,
+            epoch=0,
+            sample_rate=self.config.model.sample_rate,
+            cache=self.cache,
+        )
+        return (batch for batch in batches if len(batch))
+
+    def _pretraining(self, objective: PretrainObjective) -> ValidationResult:
+        torch.manual_seed(0)  # the noise on masked frames: the same in every evaluation
+        objective.epoch_summary()
+        sums = {"loss": 0.0, "masked_accuracy": 0.0}
+        masked = 0.0
+        for batch in self._batches():
+            masked += objective.weigh(batch)["masked"]
+            share = objective.share(batch, {"masked": 1.0}, 0.0)
+            for key, value in share.terms.items():
+                sums[key] += value
+        row = {key: value / max(1.0, masked) for key, value in sums.items()}
+        row |= objective.epoch_summary()
+        summary = (
+            f"validation loss {row['loss']:.3f}, masked accuracy {row['masked_accuracy']:.1%} "
+            f"(majority class {row['majority_share']:.1%})"
+        )
+        return ValidationResult(row, row["loss"], summary, critical=False)
+
+    def _supervised(self, model: VoxFormer) -> ValidationResult:
+        losses = _Losses(self.config.stage)
+        engine = TorchEngine(model)
+        options = DecodingOptions.from_mapping(
+            {
+                **self.config.decoding.model_dump(),
+                "max_tokens_per_second": self.token_rate,
+            }
+        )
+        vocabulary = Vocabulary.from_tokens(self.vocabulary.tokens)
+        references: list[str] = []
+        hypotheses: dict[Mode, list[str]] = {mode: [] for mode in self.modes}
+        for batch in self._batches():
+            encoded = encode(engine, batch.waveforms.numpy(), batch.waveform_lengths.numpy())
+            losses.add(model, encoded.encoder_out, encoded.lengths, encoded.log_probs, batch)
+            references += [normalise(text) for text in batch.texts]
+            seconds = (batch.waveform_lengths / self.config.model.sample_rate).tolist()
+            for mode in self.modes:
+                n_best = decode(engine, encoded, seconds, mode, options, vocabulary)
+                hypotheses[mode] += [normalise(found[0].text) for found in n_best]
+        row: dict[str, Any] = losses.means()
+        shown = [f"{key} {row[key]:.3f}" for key in ("ctc", "ce") if key in row]
+        wers: dict[str, float] = {}
+        for mode in self.modes:
+            counts = total([a.counts for a in align_words(references, hypotheses[mode])])
+            wers[mode] = counts.wer
+            row[f"wer_{mode}"] = counts.wer
+            row[f"insertions_{mode}"] = counts.insertions
+            row[f"band_{mode}"] = band(counts.wer)
+            shown.append(f"WER {mode} {counts.wer:.2%} ({band(counts.wer)})")
+        main = self.modes[-1] if self.config.stage is not Stage.CTC else self.modes[0]
+        critical = any(wer > 1.0 for wer in wers.values())
+        score = wers[main] if math.isfinite(wers[main]) else math.inf
+        return ValidationResult(row, score, "validation " + ", ".join(shown), critical)
+
+
+class _Losses:
+    """Validation losses, in nats per target token."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.with_ctc = stage is not Stage.ATTENTION
+        self.with_decoder = stage in (Stage.ATTENTION, Stage.HYBRID)
+        self.sums: dict[str, float] = {}
+        self.tokens = 0.0
+        self.tokens_and_ends = 0.0
+
+    def add(
+        self, model: VoxFormer, encoder_out: Tensor, lengths: Any, log_probs: Any, batch: Batch
+    ) -> None:
+        """Add one encoded batch."""
+        device = encoder_out.device
+        frame_lengths = torch.as_tensor(lengths).to(device)
+        tokens, token_lengths = batch.tokens.to(device), batch.token_lengths.to(device)
+        self.tokens += float(token_lengths.sum())
+        self.tokens_and_ends += float(token_lengths.sum() + len(batch))
+        if self.with_ctc:
+            scores = torch.as_tensor(log_probs).to(device)
+            self._count("ctc", float(ctc_loss_sum(scores, frame_lengths, tokens, token_lengths)))
+        if self.with_decoder:
+            arguments = (tokens, token_lengths, 0.0)
+            ce, correct = decoder_loss_sum(model, encoder_out, frame_lengths, *arguments)
+            self._count("ce", float(ce))
+            self._count("token_accuracy", correct)
+            # A decoder that listens does much worse on somebody else's speech.
+            other_out, other_lengths = encoder_out.roll(1, 0), frame_lengths.roll(1, 0)
+            shuffled, _ = decoder_loss_sum(model, other_out, other_lengths, *arguments)
+            self._count("ce_shuffled", float(shuffled))
+
+    def means(self) -> dict[str, Any]:
+        """Each loss over the tokens that it was summed over."""
+        return {
+            key: value / (self.tokens if key == "ctc" else self.tokens_and_ends)
+            for key, value in self.sums.items()
+        }
+
+    def _count(self, key: str, value: float) -> None:
+        self.sums[key] = self.sums.get(key, 0.0) + value
