@@ -1,0 +1,33 @@
+"""Engines that run a model behind one protocol, and the recogniser that a deployer uses.
+
+Importing this needs NumPy and the compiled decoder; an engine's library is imported with
+the engine: `voxformer.runtime.torch_engine`, `voxformer.runtime.onnx_engine`.
+"""
+
+from voxformer.runtime.engine import Encoded, Engine, EngineError, StepSession
+from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
+from voxformer.runtime.recognise import (
+    batches_by_duration,
+    decode,
+    encode,
+    length_cap,
+    pad_batch,
+    recognise_batch,
+)
+
+__all__ = [
+    "MODES",
+    "DecodingOptions",
+    "Encoded",
+    "Engine",
+    "EngineError",
+    "Mode",
+    "StepSession",
+    "Vocabulary",
+    "batches_by_duration",
+    "decode",
+    "encode",
+    "length_cap",
+    "pad_batch",
+    "recognise_batch",
+]

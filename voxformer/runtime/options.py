@@ -1,0 +1,78 @@
+"""What a search needs to know besides the numbers: the vocabulary, and the options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+Mode = Literal["ctc_greedy", "ctc_beam", "attention", "rescoring"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+SPACE = "\u2581"
+"""SentencePiece's word boundary."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a model; the index of a token is its id.
+
+    Attributes:
+        tokens: `<blank>`, the pieces, `<sos/eos>`.
+        blank_id: of CTC.
+        sos_eos_id: what the attention decoder starts and ends with.
+    """
+
+    tokens: tuple[str, ...]
+    blank_id: int
+    sos_eos_id: int
+
+    @classmethod
+    def from_tokens(cls, tokens: Sequence[str]) -> Vocabulary:
+        """The layout that the tokenizer writes: blank first, `<sos/eos>` last."""
+        return cls(tuple(tokens), 0, len(tokens) - 1)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids; the two specials are left out."""
+        specials = (self.blank_id, self.sos_eos_id)
+        pieces = (self.tokens[i] for i in token_ids if i not in specials)
+        return "".join(pieces).replace(SPACE, " ").strip()
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Options of all searches; the names are those of the `decoding` section of a config.
+
+    Attributes:
+        beam_size: hypotheses kept by the CTC prefix search and by the attention search.
+        n_best: hypotheses that a search returns, and that the attention decoder rescores.
+        ctc_weight: CTC's share in the rescored score.
+        length_bonus: added per token.
+        length_penalty: exponent of the ranking divisor ((5 + n)/6); 0 is off.
+        repetition_penalty: factor on ln p of tokens that the hypothesis already holds; 1 is off.
+        no_repeat_ngram: the attention search never repeats an n-gram of this size; 0 is off.
+        max_tokens_per_second: cap on an attention hypothesis; None leaves one token per frame.
+        num_threads: threads of the C++ searches over the utterances of a batch; 0 is one per core.
+    """
+
+    beam_size: int = 10
+    n_best: int = 10
+    ctc_weight: float = 0.5
+    length_bonus: float = 0.0
+    length_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    max_tokens_per_second: float | None = None
+    num_threads: int = 0
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> DecodingOptions:
+        """The fields that are options of a search; others, such as `eval_modes`, are ignored."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as bundle.json holds them."""
+        values = asdict(self)
+        del values["num_threads"]  # of this machine, not of the model
+        return values

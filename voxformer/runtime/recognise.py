@@ -1,0 +1,234 @@
+"""Waveforms to n-best hypotheses in any mode, over any engine.
+
+The encoder pass is a step of its own (`encode`), so that several modes can share it; the n-best of
+the CTC search (`decode` in mode `ctc_beam`) is what `rescoring` starts from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from voxformer.decoding import (
+    AttentionBeamSearch,
+    AttentionOptions,
+    BeamOptions,
+    CtcBeamDecoder,
+    Hypothesis,
+    RescoringOptions,
+    attention_decode,
+    ctc_greedy,
+)
+from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray
+from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
+
+NBest = list[list[Hypothesis]]
+
+WINDOW_MS = 25
+
+
+def recognise_batch(
+    engine: Engine,
+    waveforms: FloatArray,
+    lengths: IntArray,
+    mode: Mode,
+    options: DecodingOptions,
+    vocabulary: Vocabulary,
+) -> NBest:
+    """Recognise a padded batch.
+
+    Args:
+        engine: runs the model.
+        waveforms: float32 [batch, samples] in [-1, 1], at the engine's sample rate.
+        lengths: int64 [batch], valid samples.
+        mode: `ctc_greedy`, `ctc_beam`, `attention` or `rescoring`.
+        options: of the searches.
+        vocabulary: of the model.
+
+    Returns:
+        For each utterance its hypotheses, best first: one for `ctc_greedy`, up to `options.n_best`
+        otherwise. Audio shorter than 25 ms gives one empty hypothesis.
+
+    Raises:
+        ValueError: an unknown mode, or options that contradict each other.
+    """
+    encoded = encode(engine, waveforms, lengths)
+    durations = lengths / engine.sample_rate
+    return decode(engine, encoded, durations.tolist(), mode, options, vocabulary)
+
+
+def encode(engine: Engine, waveforms: FloatArray, lengths: IntArray) -> Encoded:
+    """The encoder pass; waveforms shorter than one window (25 ms) are padded with zeros to one."""
+    window = engine.sample_rate * WINDOW_MS // 1000
+    missing = window - waveforms.shape[1]
+    if missing > 0:
+        waveforms = np.pad(waveforms, ((0, 0), (0, missing)))
+    return engine.encode(waveforms, lengths)
+
+
+def decode(
+    engine: Engine,
+    encoded: Encoded,
+    durations: Sequence[float],
+    mode: Mode,
+    options: DecodingOptions,
+    vocabulary: Vocabulary,
+    first_pass: NBest | None = None,
+) -> NBest:
+    """Search an encoded batch; arguments and result as in `recognise_batch`.
+
+    Args:
+        engine: what encoded the batch.
+        encoded: from `encode`.
+        durations: seconds of audio of each utterance, for the length cap of `attention`.
+        mode: see `recognise_batch`.
+        options: see `recognise_batch`.
+        vocabulary: see `recognise_batch`.
+        first_pass: result of mode `ctc_beam` with the same options, if at hand, for `rescoring`.
+    """
+    if mode == "ctc_greedy":
+        best = ctc_greedy(
+            encoded.log_probs, encoded.lengths, vocabulary.tokens, vocabulary.blank_id
+        )
+        return [[hypothesis] for hypothesis in best]
+    if mode == "ctc_beam":
+        return _ctc_decoder(options, vocabulary).decode(encoded.log_probs, encoded.lengths)
+    if mode == "rescoring":
+        if first_pass is None:
+            first_pass = decode(engine, encoded, durations, "ctc_beam", options, vocabulary)
+        return _rescore(engine, encoded, first_pass, options, vocabulary)
+    if mode == "attention":
+        return _attention(engine, encoded, durations, options, vocabulary)
+    raise ValueError(f"unknown decoding mode {mode!r}; there are {', '.join(MODES)}")
+
+
+def length_cap(frames: int, duration: float, max_tokens_per_second: float | None) -> int:
+    """Most tokens that an attention hypothesis may have, at least 1.
+
+    One per encoder frame is what CTC could write at best; `max_tokens_per_second` (from the
+    training data) is usually tighter. A decoder that loops stops here.
+    """
+    cap = frames
+    if max_tokens_per_second is not None:
+        cap = min(cap, math.ceil(max_tokens_per_second * duration))
+    return max(cap, 1)
+
+
+def pad_batch(waveforms: Sequence[FloatArray]) -> tuple[FloatArray, IntArray]:
+    """Waveforms of any lengths as one batch: float32 [batch, longest] and lengths int64 [batch]."""
+    lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
+    batch = np.zeros((len(waveforms), int(lengths.max(initial=0))), dtype=np.float32)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return batch, lengths
+
+
+def batches_by_duration(
+    durations: Sequence[float], batch_size: int, batch_seconds: float | None = None
+) -> list[list[int]]:
+    """Indices of utterances in batches of like duration, longest first.
+
+    Args:
+        durations: seconds of each utterance.
+        batch_size: utterances in a batch, at most.
+        batch_seconds: seconds of a batch, padding counted, at most; one utterance always fits.
+    """
+    order = sorted(range(len(durations)), key=lambda index: (-durations[index], index))
+    batches: list[list[int]] = []
+    for index in order:
+        batch = batches[-1] if batches else []
+        padded = (len(batch) + 1) * durations[batch[0]] if batch else 0.0
+        full = len(batch) >= batch_size or (batch_seconds is not None and padded > batch_seconds)
+        if not batch or full:
+            batches.append([index])
+        else:
+            batch.append(index)
+    return batches
+
+
+def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDecoder:
+    return CtcBeamDecoder(
+        vocabulary.tokens,
+        BeamOptions(
+            beam_size=options.beam_size,
+            n_best=options.n_best,
+            blank_id=vocabulary.blank_id,
+            length_bonus=options.length_bonus,
+            length_penalty=options.length_penalty,
+        ),
+        num_threads=options.num_threads or None,
+    )
+
+
+def _rescore(
+    engine: Engine,
+    encoded: Encoded,
+    first_pass: NBest,
+    options: DecodingOptions,
+    vocabulary: Vocabulary,
+) -> NBest:
+    most = max(len(hypotheses) for hypotheses in first_pass)
+    longest = max(len(h.token_ids) for hypotheses in first_pass for h in hypotheses)
+    # At least one position wide: some engines refuse empty dimensions.
+    tokens = np.zeros((len(first_pass), most, max(longest, 1)), dtype=np.int64)
+    token_lengths = np.zeros((len(first_pass), most), dtype=np.int64)
+    for row, hypotheses in enumerate(first_pass):
+        for column, hypothesis in enumerate(hypotheses):
+            count = len(hypothesis.token_ids)
+            tokens[row, column, :count] = hypothesis.token_ids
+            token_lengths[row, column] = count
+    scores = engine.score(encoded.encoder_out, encoded.lengths, tokens, token_lengths)
+    decoder = _ctc_decoder(options, vocabulary)
+    rescoring = RescoringOptions(
+        ctc_weight=options.ctc_weight,
+        length_bonus=options.length_bonus,
+        length_penalty=options.length_penalty,
+        repetition_penalty=options.repetition_penalty,
+    )
+    return [
+        # Without a frame the decoder has heard nothing that it could have an opinion on.
+        decoder.rescore(hypotheses, scores[row, : len(hypotheses)], rescoring)
+        if encoded.lengths[row]
+        else hypotheses
+        for row, hypotheses in enumerate(first_pass)
+    ]
+
+
+def _attention(
+    engine: Engine,
+    encoded: Encoded,
+    durations: Sequence[float],
+    options: DecodingOptions,
+    vocabulary: Vocabulary,
+) -> NBest:
+    search_options = AttentionOptions(
+        beam_size=options.beam_size,
+        n_best=options.n_best,
+        length_penalty=options.length_penalty,
+        repetition_penalty=options.repetition_penalty,
+        no_repeat_ngram=options.no_repeat_ngram,
+        length_bonus=options.length_bonus,
+    )
+    heard = np.flatnonzero(encoded.lengths).astype(np.int64)
+    searches = [
+        AttentionBeamSearch(
+            vocabulary.sos_eos_id,
+            vocabulary.blank_id,
+            search_options,
+            length_cap(int(encoded.lengths[row]), durations[row], options.max_tokens_per_second),
+        )
+        for row in heard.tolist()
+    ]
+    session = engine.start(encoded)
+
+    def step(tokens: IntArray, parents: IntArray, search: IntArray, position: int) -> FloatArray:
+        return session.step(heard[search], parents, tokens)
+
+    results: NBest = [[Hypothesis((), "", score=0.0, confidence=1.0)] for _ in encoded.lengths]
+    for row, hypotheses in zip(
+        heard, attention_decode(step, searches, vocabulary.tokens), strict=True
+    ):
+        results[row] = hypotheses
+    return results
