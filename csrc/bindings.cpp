@@ -15,7 +15,6 @@
 #include "batch_decoder.h"
 #include "hypothesis.h"
 #include "options.h"
-#include "penalties.h"
 #include "rescoring.h"
 
 namespace py = pybind11;
@@ -152,7 +151,6 @@ PYBIND11_MODULE(_core, module) {
   module.def("align", &Align, py::arg("log_probs"), py::arg("token_ids"), py::arg("blank_id"));
   module.def("rescore", &RescoreHypotheses, py::arg("token_ids"), py::arg("ctc_scores"),
              py::arg("lm_scores"), py::arg("token_log_probs"), py::arg("options"));
-  module.def("length_norm", &LengthNorm, py::arg("num_tokens"), py::arg("length_penalty"));
 
   py::class_<AttentionBeamSearch>(module, "AttentionBeamSearch")
       .def(py::init<std::int64_t, std::int64_t, const AttentionOptions&, std::int64_t>(),

@@ -6,7 +6,7 @@ attention decoder rank what the CTC search found.
 """
 
 from .attention import AttentionBeamSearch, attention_decode
-from .ctc import CtcBeamDecoder, ctc_greedy
+from .ctc import CtcBeamDecoder, ctc_align, ctc_greedy
 from .hypothesis import Hypothesis
 from .options import AttentionOptions, BeamOptions, RescoringOptions
 from .vocabulary import load_tokens, text_of
@@ -19,6 +19,7 @@ __all__ = [
     "Hypothesis",
     "RescoringOptions",
     "attention_decode",
+    "ctc_align",
     "ctc_greedy",
     "load_tokens",
     "text_of",

@@ -178,6 +178,38 @@ def ctc_greedy(
     return hypotheses
 
 
+def ctc_align(log_probs: npt.ArrayLike, hypothesis: Hypothesis, blank_id: int = 0) -> Hypothesis:
+    """The hypothesis with timesteps and confidences from its best alignment to CTC log-probs.
+
+    For hypotheses that did not come from a CTC search; the others have them. The alignment is the
+    most probable path that reads as the hypothesis (Viterbi in the lattice of Graves et al. 2006,
+    figure 3).
+
+    Args:
+        log_probs: float32 [time, vocab] of one utterance, natural logarithms.
+        hypothesis: whose `token_ids` are aligned; its other fields stay.
+        blank_id: column of the blank.
+
+    Returns:
+        The hypothesis with timesteps and token_confidences, which are empty, and confidence, which
+        is 0, where its tokens cannot be aligned: too few frames, or probabilities of zero.
+
+    Raises:
+        ValueError: the shape does not fit, an id is not in the vocabulary, or a value is NaN or
+            +inf; the message names the frame.
+    """
+    raw = _core.align(
+        np.ascontiguousarray(log_probs, dtype=np.float32), hypothesis.token_ids, blank_id
+    )
+    aligned = from_raw(raw, None)
+    return replace(
+        hypothesis,
+        timesteps=aligned.timesteps,
+        token_confidences=aligned.token_confidences,
+        confidence=aligned.confidence,
+    )
+
+
 def _best_path(
     log_probs: npt.NDArray[np.float32], blank_id: int, tokens: Sequence[str] | None
 ) -> Hypothesis:

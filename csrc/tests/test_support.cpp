@@ -1,0 +1,141 @@
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "check.h"
+#include "log_math.h"
+#include "options.h"
+#include "parallel.h"
+#include "penalties.h"
+#include "prefix_tree.h"
+
+namespace voxformer {
+namespace {
+
+using Ids = std::vector<std::int32_t>;
+
+void LogAddIsSymmetricAndKeepsZero() {
+  CHECK(LogAdd(kLogZero, kLogZero) == kLogZero);
+  CHECK(LogAdd(kLogZero, -3.0) == -3.0);
+  CHECK(Near(LogAdd(std::log(0.25), std::log(0.5)), std::log(0.75), 1e-15));
+  CHECK(LogAdd(-1.25, -700.5) == LogAdd(-700.5, -1.25));
+  CHECK(LogAdd(-1.0, -2000.0) == -1.0);
+}
+
+void SequencesHaveOneNodeEach() {
+  PrefixTree tree;
+  tree.Reset(2);
+  std::mt19937 generator(0);
+  std::vector<PrefixTree::Node> nodes = {PrefixTree::kRoot};
+  std::vector<Ids> sequences = {{}};
+  for (int i = 0; i < 3000; ++i) {
+    const std::size_t parent = generator() % nodes.size();
+    const std::int32_t token = static_cast<std::int32_t>(generator() % 5);
+    const PrefixTree::Node before = tree.FindChild(nodes[parent], token);
+    const PrefixTree::Node child = tree.Child(nodes[parent], token);
+    CHECK(tree.Child(nodes[parent], token) == child);
+    CHECK(tree.FindChild(nodes[parent], token) == child);
+    if (before >= 0) {
+      CHECK(before == child);
+      continue;
+    }
+    nodes.push_back(child);
+    sequences.push_back(sequences[parent]);
+    sequences.back().push_back(token);
+  }
+  CHECK(tree.size() == nodes.size());
+  Ids ids;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    tree.Sequence(nodes[i], &ids);
+    CHECK(ids == sequences[i]);
+  }
+}
+
+void OrderIsLexicographic() {
+  PrefixTree tree;
+  tree.Reset(0);
+  std::mt19937 generator(1);
+  std::vector<PrefixTree::Node> nodes = {PrefixTree::kRoot};
+  for (int i = 0; i < 60; ++i) {
+    nodes.push_back(
+        tree.Child(nodes[generator() % nodes.size()], static_cast<std::int32_t>(generator() % 3)));
+  }
+  const auto sequence = [&](PrefixTree::Node node, std::int32_t token) {
+    Ids ids;
+    tree.Sequence(node, &ids);
+    if (token != PrefixTree::kNoToken) ids.push_back(token);
+    return ids;
+  };
+  for (const PrefixTree::Node a : nodes) {
+    for (const PrefixTree::Node b : nodes) {
+      for (std::int32_t token_a = -1; token_a < 2; ++token_a) {
+        for (std::int32_t token_b = -1; token_b < 2; ++token_b) {
+          CHECK(tree.Before(a, token_a, b, token_b) ==
+                (sequence(a, token_a) < sequence(b, token_b)));
+        }
+      }
+    }
+  }
+}
+
+void PenaltiesFollowTheirDefinitions() {
+  CHECK(RepetitionPenalty(-2.0, 1.5) == -3.0);
+  CHECK(RepetitionPenalty(3.0, 1.5) == 2.0);
+  CHECK(LengthNorm(7, 0.0) == 1.0);
+  CHECK(Near(LengthNorm(7, 2.0), 4.0, 1e-12));
+  CHECK(Near(FinalScore(-6.0, -1.0, 7, 0.5, 1.0), -3.5 / 2.0, 1e-12));
+
+  const auto bans = [](const Ids& ids, std::int64_t order) {
+    Ids banned;
+    AppendNgramBans(ids, order, &banned);
+    return banned;
+  };
+  CHECK(bans({1, 2, 1, 3, 1}, 0).empty());
+  CHECK((bans({1, 2, 1}, 1) == Ids{1, 2, 1}));
+  CHECK((bans({1, 2, 1, 3, 1}, 2) == Ids{2, 3}));
+  CHECK((bans({1, 2, 3, 1, 2}, 3) == Ids{3}));
+  CHECK(bans({1, 2}, 3).empty());
+  CHECK(bans({}, 1).empty());
+}
+
+void OptionsOutOfRangeAreNamed() {
+  CtcBeamOptions options;
+  options.beam_size = 2;
+  options.n_best = 3;
+  CHECK(Contains(Message<std::invalid_argument>([&] { options.Validate(); }), "n_best is 3"));
+  AttentionOptions attention;
+  attention.repetition_penalty = std::numeric_limits<double>::quiet_NaN();
+  CHECK(Contains(Message<std::invalid_argument>([&] { attention.Validate(); }),
+                 "repetition_penalty is nan"));
+}
+
+void ParallelForDoesAllAndReportsTheFirstFailure() {
+  for (const std::size_t threads : {0U, 1U, 2U, 7U}) {
+    std::vector<std::atomic<int>> done(100);
+    ParallelFor(done.size(), threads, [&](std::size_t, std::size_t i) { ++done[i]; });
+    for (const std::atomic<int>& count : done) CHECK(count == 1);
+    const std::string message = Message<std::runtime_error>([&] {
+      ParallelFor(50, threads, [](std::size_t, std::size_t i) {
+        if (i % 7 == 5) throw std::runtime_error("index " + std::to_string(i));
+      });
+    });
+    CHECK(message == "index 5");
+  }
+  ParallelFor(0, 4, [](std::size_t, std::size_t) { CHECK(false); });
+}
+
+}  // namespace
+}  // namespace voxformer
+
+int main() {
+  voxformer::LogAddIsSymmetricAndKeepsZero();
+  voxformer::SequencesHaveOneNodeEach();
+  voxformer::OrderIsLexicographic();
+  voxformer::PenaltiesFollowTheirDefinitions();
+  voxformer::OptionsOutOfRangeAreNamed();
+  voxformer::ParallelForDoesAllAndReportsTheFirstFailure();
+  return 0;
+}

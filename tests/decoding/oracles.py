@@ -1,0 +1,154 @@
+"""Independent definitions of what the decoder computes: short, slow and without its code."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = tuple[int, ...]
+LogProbs = NDArray[np.float32]
+
+
+def collapse(path: Ids, blank_id: int) -> Ids:
+    """Merge repeats, then drop blanks: CTC's map from alignments to tokens."""
+    merged = [token for token, _ in itertools.groupby(path)]
+    return tuple(token for token in merged if token != blank_id)
+
+
+def log_sum(values: list[float]) -> float:
+    high = max(values, default=-math.inf)
+    if high == -math.inf:
+        return -math.inf
+    return high + math.log(sum(math.exp(v - high) for v in values))
+
+
+def all_alignments(log_probs: LogProbs, blank_id: int) -> dict[Ids, list[tuple[float, Ids]]]:
+    """Every alignment of every token sequence, with its log-probability."""
+    num_frames, vocab = log_probs.shape
+    alignments: dict[Ids, list[tuple[float, Ids]]] = defaultdict(list)
+    for path in itertools.product(range(vocab), repeat=num_frames):
+        score = sum(float(log_probs[t, token]) for t, token in enumerate(path))
+        if score > -math.inf:
+            alignments[collapse(path, blank_id)].append((score, path))
+    return alignments
+
+
+def brute_force(log_probs: LogProbs, blank_id: int) -> dict[Ids, float]:
+    """ln p of every token sequence that has an alignment."""
+    return {
+        token_ids: log_sum([score for score, _ in alignments])
+        for token_ids, alignments in all_alignments(log_probs, blank_id).items()
+    }
+
+
+def final_score(
+    acoustic: float, num_tokens: int, length_bonus: float = 0.0, length_penalty: float = 0.0
+) -> float:
+    return (acoustic + length_bonus * num_tokens) / ((5 + num_tokens) / 6) ** length_penalty
+
+
+def ranked(scores: dict[Ids, float]) -> list[Ids]:
+    return sorted(scores, key=lambda token_ids: (-scores[token_ids], token_ids))
+
+
+def reference_beam(
+    log_probs: LogProbs, beam_size: int, blank_id: int, length_bonus: float = 0.0
+) -> dict[Ids, float]:
+    """The textbook prefix beam search, all prefixes of a frame in one dictionary."""
+    beam: dict[Ids, tuple[float, float]] = {(): (0.0, -math.inf)}
+    for frame in log_probs.astype(float).tolist():
+        grown: dict[Ids, list[list[float]]] = defaultdict(lambda: [[], []])
+        for prefix, (ends_blank, ends_token) in beam.items():
+            for token, log_prob in enumerate(frame):
+                if token == blank_id:
+                    grown[prefix][0] += [ends_blank + log_prob, ends_token + log_prob]
+                elif prefix and token == prefix[-1]:
+                    grown[prefix][1].append(ends_token + log_prob)
+                    grown[(*prefix, token)][1].append(ends_blank + log_prob)
+                else:
+                    grown[(*prefix, token)][1] += [ends_blank + log_prob, ends_token + log_prob]
+        summed = {prefix: (log_sum(b), log_sum(t)) for prefix, (b, t) in grown.items()}
+        totals = {
+            prefix: log_sum(list(halves)) + length_bonus * len(prefix)
+            for prefix, halves in summed.items()
+            if log_sum(list(halves)) > -math.inf
+        }
+        beam = {prefix: summed[prefix] for prefix in ranked(totals)[:beam_size]}
+    return {prefix: log_sum(list(halves)) for prefix, halves in beam.items()}
+
+
+def penalised(token_log_probs: NDArray[np.float32], token_ids: Ids, penalty: float) -> float:
+    """Attention score of `token_ids`, with the penalty as a mask over the vocabulary.
+
+    `token_log_probs` [len + 1] has ln p of every token and of the end; the rule is applied to rows
+    of a whole vocabulary, as Hugging Face's processor does it.
+    """
+    vocab = max(token_ids, default=0) + 2
+    end = vocab - 1
+    total = 0.0
+    for position, token in enumerate((*token_ids, end)):
+        row = np.full(vocab, float(token_log_probs[position]))
+        held = np.unique(np.array(token_ids[:position], dtype=int))
+        row[held] = np.where(row[held] < 0, row[held] * penalty, row[held] / penalty)
+        total += row[token]
+    return total
+
+
+class Enumerated(NamedTuple):
+    score: float
+    attention: float
+    token_ids: Ids
+
+
+class TableModel:
+    """A toy decoder: ln p of the next token depends on the last two tokens, by a random table."""
+
+    def __init__(self, seed: int, vocab: int, sharpness: float = 2.0) -> None:
+        generator = np.random.default_rng(seed)
+        logits = generator.normal(size=(vocab, vocab, vocab)) * sharpness
+        self.table = log_softmax(logits)
+        self.vocab = vocab
+
+    def next_log_probs(self, history: Ids) -> LogProbs:
+        """`history` begins with <sos>."""
+        before = history[-2] if len(history) > 1 else history[-1]
+        return self.table[before, history[-1]]
+
+
+def log_softmax(logits: NDArray[np.float64]) -> LogProbs:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
+
+
+def enumerate_hypotheses(
+    model: TableModel,
+    sos_eos_id: int,
+    blank_id: int,
+    max_tokens: int,
+    *,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+    length_bonus: float = 0.0,
+    length_penalty: float = 0.0,
+) -> list[Enumerated]:
+    """Every hypothesis of up to max_tokens tokens, closed with </s>, best first."""
+    words = [i for i in range(model.vocab) if i not in (sos_eos_id, blank_id)]
+    found = []
+    for length in range(max_tokens + 1):
+        for token_ids in itertools.product(words, repeat=length):
+            n = no_repeat_ngram
+            ngrams = [token_ids[i : i + n] for i in range(length - n + 1)] if n else []
+            if len(ngrams) != len(set(ngrams)):
+                continue
+            total = 0.0
+            for k, token in enumerate((*token_ids, sos_eos_id)):
+                log_prob = float(model.next_log_probs((sos_eos_id, *token_ids[:k]))[token])
+                total += log_prob * (repetition_penalty if token in token_ids[:k] else 1.0)
+            score = final_score(total, length, length_bonus, length_penalty)
+            found.append(Enumerated(score, total, token_ids))
+    return sorted(found, key=lambda item: (-item.score, item.token_ids))
