@@ -1,0 +1,289 @@
+"""Corpora as they are published, turned into manifests that training reads.
+
+Every function returns what it wrote and what it left out, with the reason; a corpus that gives
+nothing is an error. Audio stays where it is, but for Kaldi and NeMo segments, which are cut out.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..audio.io import AudioError, read_audio
+from ..text import normalise
+from .manifest import DataError, PathLike, Utterance, write_manifest
+
+SAMPLE_RATE = 16000
+_THREADS = 4
+
+
+@dataclass
+class Prepared:
+    """What a preparation wrote."""
+
+    manifests: dict[str, Path] = field(default_factory=dict)
+    """Set name to manifest."""
+    utterances: int = 0
+    seconds: float = 0.0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """(utterance id, reason) of what was left out."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An utterance as a corpus lists it, before its audio was looked at."""
+
+    id: str
+    audio_path: Path
+    text: str
+    speaker: str | None = None
+    start: float = 0.0
+    end: float | None = None
+    """Seconds; None is the end of the recording."""
+
+    @property
+    def is_segment(self) -> bool:
+        return self.start > 0.0 or self.end is not None
+
+
+def prepare_librispeech(src: PathLike, out: PathLike) -> Prepared:
+    """LibriSpeech's layout (`<subset>/<speaker>/<chapter>/*.trans.txt`): one manifest a subset.
+
+    `src` is the folder of subsets, or one subset.
+    """
+    src, out = Path(src), Path(out)
+    transcripts = sorted(src.glob("*/*/*/*.trans.txt"))
+    subsets: dict[str, list[Path]] = {}
+    for path in transcripts:
+        subsets.setdefault(path.parents[2].name, []).append(path)
+    if not subsets:
+        transcripts = sorted(src.glob("*/*/*.trans.txt"))
+        if not transcripts:
+            raise DataError(
+                f"{src}: no <speaker>/<chapter>/*.trans.txt here; give LibriSpeech's folder"
+            )
+        subsets[src.resolve().name] = transcripts
+    prepared = Prepared()
+    for subset, paths in subsets.items():
+        sources = (source for path in paths for source in _librispeech_chapter(path))
+        _write_set(prepared, out, subset, sources)
+    return prepared
+
+
+def prepare_kaldi(src: PathLike, out: PathLike) -> Prepared:
+    """A Kaldi data folder: `wav.scp`, `text`, and `utt2spk` and `segments` where there are any."""
+    src, out = Path(src), Path(out)
+    recordings = _kaldi_table(src / "wav.scp")
+    for recording, value in recordings.items():
+        if value.endswith("|") or value.startswith("|"):
+            raise DataError(
+                f"{src / 'wav.scp'}: {recording} is a command ({value[:60]}); commands are not "
+                "run: write the audio to files (wav-copy) and name those"
+            )
+    texts = _kaldi_table(src / "text", may_be_empty=True)
+    speakers = _kaldi_table(src / "utt2spk") if (src / "utt2spk").is_file() else {}
+    segments = _kaldi_table(src / "segments") if (src / "segments").is_file() else None
+    prepared = Prepared()
+    sources: list[_Source] = []
+    for utterance, text in texts.items():
+        recording, start, end = utterance, 0.0, None
+        if segments is not None:
+            try:
+                recording, begin, until = segments[utterance].split()
+                start, end = float(begin), float(until)
+            except (KeyError, ValueError):
+                prepared.bad.append((utterance, "no usable line in segments"))
+                continue
+            if end < 0:  # Kaldi's way to say "to the end of the recording"
+                end = None
+        if recording not in recordings:
+            prepared.bad.append((utterance, f"no recording {recording} in wav.scp"))
+            continue
+        path = Path(os.path.abspath(src / recordings[recording]))
+        if not path.is_file():
+            # Kaldi resolves paths from where its scripts run, most often two folders up.
+            path = Path(os.path.abspath(src.parent.parent / recordings[recording]))
+        sources.append(_Source(utterance, path, text, speakers.get(utterance), start, end))
+    _write_set(prepared, out, src.resolve().name, sources)
+    return prepared
+
+
+def prepare_manifest(src: PathLike, out: PathLike) -> Prepared:
+    """Any JSONL manifest (NeMo's keys, `offset` too): durations measured, texts normalised."""
+    src, out = Path(src), Path(out)
+    prepared = Prepared()
+    _write_set(prepared, out, src.stem, list(_manifest_sources(src, prepared.bad)))
+    return prepared
+
+
+def prepare_synthetic(
+    src: PathLike | None,
+    out: PathLike,
+    seed: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Make the corpus of spoken commands (`synthetic.synthesise`); `src` is not used."""
+    from .manifest import read_manifest
+    from .synthetic import synthesise
+
+    prepared = Prepared(manifests=synthesise(out, seed=seed, progress=progress))
+    for manifest in prepared.manifests.values():
+        utterances = read_manifest(manifest)
+        prepared.utterances += len(utterances)
+        prepared.seconds += sum(u.duration for u in utterances)
+    return prepared
+
+
+def _librispeech_chapter(path: Path) -> Iterator[_Source]:
+    for line in path.read_text("utf-8").splitlines():
+        name, _, text = line.strip().partition(" ")
+        if not name:
+            continue
+        audio = path.with_name(f"{name}.flac")
+        for suffix in (".wav", ".opus", ".ogg", ".mp3"):
+            if not audio.is_file() and audio.with_suffix(suffix).is_file():
+                audio = audio.with_suffix(suffix)
+        yield _Source(name, audio, text, speaker=path.parents[1].name)
+
+
+def _kaldi_table(path: Path, may_be_empty: bool = False) -> dict[str, str]:
+    """Key and rest of each line; a repeated key or a missing value is an error."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; a Kaldi data folder has wav.scp and text") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error}") from None
+    table: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        key, *rest = line.strip().split(maxsplit=1)
+        if key in table:
+            raise DataError(f"{path}:{number}: {key} comes twice; sort and mend the folder")
+        if not rest and not may_be_empty:
+            raise DataError(f"{path}:{number}: {key} has no value")
+        table[key] = rest[0] if rest else ""
+    return table
+
+
+def _manifest_sources(path: Path, bad: list[tuple[str, str]]) -> Iterator[_Source]:
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such manifest") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable UTF-8 manifest: {error}") from None
+    folder = path.parent.resolve()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name = f"line {number}"
+        try:
+            row = json.loads(line)
+            audio = row["audio_filepath"]
+            name = str(row.get("id") or Path(audio).stem)
+            start = float(row.get("offset") or 0.0)
+            # Without an offset the whole file is meant, whatever the duration says.
+            end = start + float(row["duration"]) if row.get("offset") is not None else None
+            speaker = row.get("speaker")
+            yield _Source(
+                id=name,
+                audio_path=Path(os.path.normpath(folder / audio)),
+                text=str(row.get("text") or ""),
+                speaker=None if speaker is None else str(speaker),
+                start=start,
+                end=end,
+            )
+        except json.JSONDecodeError as error:
+            bad.append((name, f"{path}:{number}: not JSON: {error.msg} at column {error.colno}"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            bad.append((name, f"{path}:{number}: not an utterance: {error!r}"))
+
+
+def _write_set(prepared: Prepared, out: Path, name: str, sources: Iterable[_Source]) -> None:
+    """Measure, cut and normalise; write `out/<name>.jsonl` and add to the report."""
+    kept: list[Utterance] = []
+    used: set[str] = set()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for source, result in pool.map(lambda s: (s, _measure(s, out)), sources):
+            if isinstance(result, str):
+                prepared.bad.append((source.id, result))
+                continue
+            if result.id in used:
+                number = 2
+                while f"{result.id}#{number}" in used:
+                    number += 1
+                result = replace(result, id=f"{result.id}#{number}")
+            used.add(result.id)
+            kept.append(result)
+    if not kept:
+        reasons = "; ".join(f"{i}: {reason}" for i, reason in prepared.bad[:3])
+        raise DataError(f"{name}: no usable utterance" + (f": {reasons}" if reasons else ""))
+    manifest = out / f"{name}.jsonl"
+    write_manifest(manifest, kept)
+    prepared.manifests[name] = manifest
+    prepared.utterances += len(kept)
+    prepared.seconds += sum(u.duration for u in kept)
+
+
+def _measure(source: _Source, out: Path) -> Utterance | str:
+    """The utterance with its true duration, or why it cannot be used."""
+    try:
+        # Reading it all is what finds truncated and corrupt files.
+        path = source.audio_path.resolve()
+        if source.is_segment:
+            samples = _cut(_read_recording(path), source)
+            path = _write_segment(samples, source, out)
+        else:
+            samples = read_audio(path, SAMPLE_RATE)
+    except AudioError as error:
+        return str(error)
+    seconds = len(samples) / SAMPLE_RATE
+    return Utterance(source.id, path, seconds, normalise(source.text), source.speaker)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_recording(path: Path) -> np.ndarray:
+    """Neighbouring segments are of the same, often long, recording."""
+    return read_audio(path, SAMPLE_RATE)
+
+
+def _cut(samples: np.ndarray, source: _Source) -> np.ndarray:
+    seconds = len(samples) / SAMPLE_RATE
+    end = seconds if source.end is None else source.end
+    # Kaldi's segment times are rounded, so the last one may pass the end by a little.
+    if not 0.0 <= source.start < end <= seconds + 0.5:
+        raise AudioError(
+            f"{source.audio_path}: segment {source.start:.2f}-{end:.2f} s is not within the "
+            f"{seconds:.2f} s of the recording"
+        )
+    return samples[round(source.start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+
+
+def _write_segment(samples: np.ndarray, source: _Source, out: Path) -> Path:
+    import soundfile
+
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in source.id)
+    # Ids may repeat, or differ only in what a file name cannot hold.
+    key = hashlib.blake2b(repr(source).encode(), digest_size=4).hexdigest()
+    path = (out / "segments" / f"{name}-{key}.flac").resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
