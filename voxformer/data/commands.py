@@ -97,7 +97,7 @@ def sample_sentences(
     tries = 0
     while len(train) < num_train or len(held_out) < num_held_out:
         tries += 1
-        if tries > 200 * (num_train + num_held_out):
+        if tries > 50 * (num_train + num_held_out):
             raise ValueError(
                 f"the grammar does not give {num_held_out} held-out sentences "
                 f"beside {num_train} for training; ask for fewer, or train on more"

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from voxformer.audio.io import AudioError, read_audio, resample
+
+RATE = 16000
+
+
+def tone(seconds: float = 1.0, rate: int = RATE, hertz: float = 440.0) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "tolerance"),
+    [
+        ("wav", {"subtype": "PCM_16"}, 1e-4),
+        ("wav", {"subtype": "FLOAT"}, 0.0),
+        ("flac", {"subtype": "PCM_16"}, 1e-4),
+        ("ogg", {"format": "OGG", "subtype": "OPUS"}, 0.1),
+    ],
+)
+def test_reads_what_was_written(
+    tmp_path: Path, suffix: str, options: dict[str, str], tolerance: float
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(), RATE, **options)
+    samples = read_audio(path)
+    assert samples.dtype == np.float32
+    assert samples.shape == (RATE,)
+    # Opus smears what is cut off at the ends.
+    assert np.abs(samples - tone())[800:-800].max() <= tolerance
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    soundfile.write(
+        tmp_path / "a.wav", np.stack([tone(), np.zeros(RATE)], axis=1), RATE, subtype="FLOAT"
+    )
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), tone() / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_other_rates_are_resampled(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.flac", tone(rate=rate), rate)
+    samples = read_audio(tmp_path / "a.flac")
+    assert len(samples) == RATE
+    # The ends ring; the middle is the same tone.
+    np.testing.assert_allclose(samples[800:-800], tone()[800:-800], atol=2e-3)
+
+
+def test_equal_rates_return_the_input() -> None:
+    samples = tone()
+    assert resample(samples, RATE, RATE) is samples
+
+
+def test_overshoot_is_clipped(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 3 * tone(), RATE, subtype="FLOAT")
+    samples = read_audio(tmp_path / "a.wav")
+    assert samples.max() == 1.0
+    assert samples.min() == -1.0
+
+
+def assert_refused(path: Path, reason: str) -> None:
+    with pytest.raises(AudioError, match=reason) as caught:
+        read_audio(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "none.wav", "no such audio file")
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    assert_refused(tmp_path / "a.wav", "empty audio")
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), RATE)
+    assert_refused(tmp_path / "a.wav", "empty audio")
+
+
+def test_not_audio(tmp_path: Path) -> None:
+    (tmp_path / "a.flac").write_text("this is text, not a recording\n" * 100)
+    assert_refused(tmp_path / "a.flac", "unreadable audio")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_samples(tmp_path: Path, value: float) -> None:
+    samples = tone()
+    samples[100] = value
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    assert_refused(tmp_path / "a.wav", "NaN or infinite")
+
+
+@pytest.mark.parametrize("part", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("wav", {}), ("flac", {}), ("ogg", {"format": "OGG", "subtype": "OPUS"})],
+)
+def test_truncated_file(tmp_path: Path, suffix: str, options: dict[str, str], part: float) -> None:
+    path = tmp_path / f"a.{suffix}"
+    generator = np.random.default_rng(1)
+    soundfile.write(path, generator.uniform(-0.5, 0.5, 4 * RATE), RATE, **options)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    assert_refused(path, "truncated|unreadable")
+
+
+def test_corrupt_ogg(tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, tone(4.0), RATE, format="OGG", subtype="OPUS")
+    data = bytearray(path.read_bytes())
+    data[: len(data) // 2] = bytes(len(data) // 2)
+    path.write_bytes(data)
+    assert_refused(path, "truncated|unreadable")
+
+
+def test_streamed_wav_of_unknown_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(), RATE, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    position = data.index(b"data")
+    data[position + 4 : position + 8] = b"\xff\xff\xff\xff"
+    data[4:8] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert len(read_audio(path)) == RATE
+
+
+def test_import_needs_numpy_only() -> None:
+    code = (
+        "import sys, voxformer.audio; "
+        "print([m for m in ('torch', 'soundfile', 'soxr') if m in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.stdout.strip() == "[]", printed.stderr

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxformer.config.schema import AugmentConfig, SpecAugmentConfig
+from voxformer.data import Utterance, write_manifest
+from voxformer.data.augment import (
+    Augmenter,
+    _uniform,
+    add_noise,
+    change_speed,
+    made_noise,
+    spec_augment,
+)
+from voxformer.data.seeds import derived_generator, derived_seed
+
+PLAIN = {"speed_factors": [1.0], "gain_db": 0.0, "noise_probability": 0.0}
+
+
+def speech(num_samples: int = 16000) -> np.ndarray:
+    return np.random.default_rng(5).uniform(-0.5, 0.5, num_samples).astype(np.float32)
+
+
+def test_same_seed_same_samples() -> None:
+    augmenter = Augmenter(AugmentConfig(noise_probability=1.0))
+    first = augmenter(speech(), derived_generator(1, 2, "u"))
+    np.testing.assert_array_equal(first, augmenter(speech(), derived_generator(1, 2, "u")))
+    other = augmenter(speech(), derived_generator(1, 3, "u"))
+    assert len(first) != len(other) or not np.array_equal(first, other)
+
+
+def test_nothing_on_is_the_identity() -> None:
+    samples = speech()
+    np.testing.assert_array_equal(
+        Augmenter(AugmentConfig(**PLAIN))(samples, derived_generator(1)), samples
+    )
+
+
+def test_speed_changes_length_and_pitch() -> None:
+    time = np.arange(16000) / 16000
+    tone = np.sin(2 * np.pi * 400 * time).astype(np.float32)
+    faster = change_speed(tone, 1.25)
+    assert len(faster) == 12800
+    assert np.argmax(np.abs(np.fft.rfft(faster))) * 16000 / len(faster) == pytest.approx(500, abs=2)
+
+
+def test_speed_that_breaks_alignment_is_not_applied() -> None:
+    augmenter = Augmenter(AugmentConfig(**{**PLAIN, "speed_factors": [1.5]}))
+    samples = speech()
+    assert len(augmenter(samples, derived_generator(1))) < len(samples)
+    kept = augmenter(samples, derived_generator(1), can_align=lambda n: n >= len(samples))
+    np.testing.assert_array_equal(kept, samples)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0, 30.0])
+def test_noise_has_the_asked_for_ratio(snr_db: float) -> None:
+    samples, noise = speech(), made_noise(16000, derived_generator(1))
+    added = add_noise(samples, noise, snr_db) - samples
+    ratio = 10 * np.log10(np.mean(samples**2) / np.mean(added**2))
+    assert ratio == pytest.approx(snr_db, abs=0.01)
+
+
+def test_silence_gets_no_noise() -> None:
+    silence = np.zeros(100, np.float32)
+    np.testing.assert_array_equal(add_noise(silence, speech(100), 10.0), silence)
+
+
+def test_pink_noise_falls_by_3_db_an_octave() -> None:
+    generator = derived_generator(1)
+    spectra = []
+    while len(spectra) < 20:
+        noise = made_noise(16384, generator)
+        power = np.abs(np.fft.rfft(noise)) ** 2
+        octaves = [power[2**k : 2 ** (k + 1)].mean() for k in range(4, 13)]
+        slope = np.polyfit(np.arange(len(octaves)), 10 * np.log10(octaves), 1)[0]
+        spectra.append(slope)
+    slopes = np.array(spectra)
+    assert np.all((np.abs(slopes) < 0.7) | (np.abs(slopes + 3.0) < 0.7))
+    assert (slopes < -2).any()
+    assert (slopes > -1).any()
+
+
+def test_noise_comes_from_the_manifest(tmp_path, write_audio) -> None:
+    path = write_audio(tmp_path / "noise.wav", 0.3)
+    write_manifest(tmp_path / "noise.jsonl", [Utterance("n", path, 0.3)])
+    config = AugmentConfig(
+        **{
+            **PLAIN,
+            "noise_probability": 1.0,
+            "noise_snr_db": [0.0, 0.0],
+            "noise_manifest": str(tmp_path / "noise.jsonl"),
+        }
+    )
+    samples = speech()
+    added = Augmenter(config)(samples, derived_generator(1)) - samples
+    # A recording of 4,800 samples repeats within 16,000.
+    np.testing.assert_allclose(added[:4800], added[4800:9600], atol=1e-6)
+
+
+def test_seeds_depend_on_every_part_and_its_type() -> None:
+    seeds = {derived_seed(*p) for p in [(1, 2, "u"), (1, 3, "u"), (2, 1, "u"), (1, 2, "v"), ("1",)]}
+    assert len(seeds) == 5
+    assert derived_seed(1) != derived_seed("1")
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    # On record: another value would make every run's data another.
+    assert derived_seed("features", 1, 0, "u0") == 7732961241565420371
+
+
+OPTIONS = SpecAugmentConfig()
+
+
+def random_features(batch: int, frames: int, n_mels: int = 80) -> torch.Tensor:
+    return torch.randn(batch, frames, n_mels, generator=torch.Generator().manual_seed(1))
+
+
+def seeds_of(*names: str) -> torch.Tensor:
+    return torch.tensor([derived_seed(name) for name in names], dtype=torch.int64)
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=6), padding=st.integers(0, 60))
+def test_masks_depend_on_neither_padding_nor_batch_mates(lengths: list[int], padding: int) -> None:
+    features = random_features(len(lengths), max(lengths) + padding)
+    seeds = seeds_of(*map(str, range(len(lengths))))
+    together = spec_augment(features, torch.tensor(lengths), seeds, OPTIONS)
+    for row, length in enumerate(lengths):
+        alone = spec_augment(
+            features[row : row + 1, :length], torch.tensor([length]), seeds[row : row + 1], OPTIONS
+        )
+        assert torch.equal(together[row, :length], alone[0])
+
+
+def test_masks_stay_within_the_options() -> None:
+    batch, frames = 200, 300
+    lengths = torch.full((batch,), frames)
+    seeds = seeds_of(*map(str, range(batch)))
+    ones = torch.ones(batch, frames, 80)
+    options = SpecAugmentConfig(frequency_masks=0, max_time_fraction=0.2)
+    time_masked = (spec_augment(ones, lengths, seeds, options) == 0).all(dim=2).float().mean(dim=1)
+    assert time_masked.max() <= 0.2
+    assert time_masked.mean() > 0.1
+    options = SpecAugmentConfig(time_masks=0)
+    bands = (spec_augment(ones, lengths, seeds, options) == 0).all(dim=1).sum(dim=1)
+    assert bands.max() <= 54
+    assert 15 < bands.float().mean() < 27
+    assert len({int(n) for n in bands}) > 20
+
+
+def test_short_utterances_get_fewer_spans() -> None:
+    options = SpecAugmentConfig(frequency_masks=0)
+    ones = torch.ones(50, 49, 80)
+    seeds = seeds_of(*map(str, range(50)))
+    assert torch.equal(spec_augment(ones, torch.full((50,), 49), seeds, options), ones)
+
+
+def test_input_is_left_alone_and_no_masks_is_the_identity() -> None:
+    features = random_features(2, 200)
+    before = features.clone()
+    lengths, seeds = torch.tensor([200, 100]), seeds_of("a", "b")
+    assert not torch.equal(spec_augment(features, lengths, seeds, OPTIONS), before)
+    assert torch.equal(features, before)
+    off = SpecAugmentConfig(frequency_masks=0, time_masks=0)
+    assert torch.equal(spec_augment(features, lengths, seeds, off), before)
+
+
+def test_draws_equal_splitmix64() -> None:
+    def reference(seed: int, count: int) -> list[float]:
+        mask, draws = 2**64 - 1, []
+        state = seed
+        for _ in range(count):
+            state = (state + 0x9E3779B97F4A7C15) & mask
+            z = state
+            z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+            z ^= z >> 31
+            draws.append((z >> 11) * 2.0**-53)
+        return draws
+
+    seeds = [0, 1, 2**62 + 12345, -7]
+    drawn = _uniform(torch.tensor(seeds), 8)
+    for row, seed in enumerate(seeds):
+        assert drawn[row].tolist() == reference(seed & (2**64 - 1), 8)
