@@ -1,0 +1,78 @@
+# Everything that a checkout can do. Needs git, make, g++ and Python 3.10 or newer with venv and
+# headers (Debian 12: python3-venv, python3-dev); the rest is installed into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# CMake, Ninja and the formatters come from the environment, not from the system.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/tests/*.cpp csrc/tests/*.h)
+SAY := @printf '==> %s\n'
+
+.DEFAULT_GOAL := help
+.PHONY: help venv install quickstart test test-long lint format typecheck test-cpp wheel clean
+
+help: ## Show this list
+	@printf 'Usage: make TARGET\n\n'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' \
+	  | while IFS='|' read -r target text; do printf '%-13s %s\n' "$$target" "$$text"; done
+
+$(BIN)/python:
+	$(SAY) 'Making a virtual environment in $(VENV)'
+	$(PYTHON) -m venv $(VENV)
+
+venv: $(BIN)/python ## Make a virtual environment in .venv
+
+$(INSTALLED): pyproject.toml CMakeLists.txt requirements/ci.txt $(CPP) | $(BIN)/python
+	$(SAY) 'Installing VoxFormer with all that a CPU machine uses into $(VENV)'
+	$(BIN)/python -m pip install --constraint requirements/ci.txt --editable '.[all,dev]'
+	@touch $@
+
+install: $(INSTALLED) ## Install VoxFormer and its tools into .venv, editable
+	$(SAY) 'Installed; run $(BIN)/voxformer --help'
+
+quickstart: $(INSTALLED) ## Make speech, train, evaluate, export and decode, in minutes
+	$(SAY) 'Running the whole path on synthetic speech'
+	$(BIN)/voxformer quickstart
+
+test: $(INSTALLED) ## Run the tests that take seconds
+	$(SAY) 'Running the tests; make test-long runs the slow ones too'
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-long: $(INSTALLED) ## Run every test
+	$(SAY) 'Running every test'
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Check style and formatting of Python and C++
+	$(SAY) 'Checking style with ruff and clang-format'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(INSTALLED) ## Format Python and C++
+	$(SAY) 'Formatting with ruff and clang-format'
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+# The package as it is when installed: export/ stands beside voxformer/ and is a part of it, which a
+# type checker cannot know.
+typecheck: $(INSTALLED) ## Check the types of the package
+	$(SAY) 'Checking types with mypy'
+	@rm -rf build/typecheck && mkdir -p build/typecheck/voxformer
+	@ln -s $(CURDIR)/voxformer/* build/typecheck/voxformer/
+	@ln -s $(CURDIR)/export build/typecheck/voxformer/export
+	MYPYPATH=build/typecheck $(BIN)/mypy -p voxformer
+
+test-cpp: $(INSTALLED) ## Run the C++ tests under ASan and UBSan
+	$(SAY) 'Building and running the C++ tests with sanitizers'
+	$(IN_VENV) cmake --preset asan
+	$(IN_VENV) cmake --build --preset asan
+	$(IN_VENV) ctest --preset asan
+
+wheel: $(INSTALLED) ## Build a wheel into dist/
+	$(SAY) 'Building a wheel into dist/'
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean: ## Remove what was built, but not .venv
+	rm -rf build dist
