@@ -8,6 +8,7 @@ is left out of its batch and named in `Batch.bad`.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -93,11 +94,16 @@ def iterate_batches(
         num_workers=num_workers,
         collate_fn=_Collate(sample_rate),
         prefetch_factor=4 if num_workers else None,
+        # Other ways to start would import torch anew in every epoch and copy the cache.
+        multiprocessing_context="fork" if num_workers else None,
         worker_init_fn=_leave_signals_to_parent if num_workers else None,
         # By default the loader draws from torch's global generator, and a resumed run would differ.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads at every fork; the workers touch neither locks nor CUDA.
+        warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+        return iter(loader)
 
 
 def decode_all(

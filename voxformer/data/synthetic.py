@@ -148,7 +148,7 @@ def _start_worker() -> subprocess.Popen[str]:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "voxformer.data.voices"],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "voxformer.data.voices"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
