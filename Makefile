@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/.installed
 # CMake, Ninja and the formatters come from the environment, not from the system.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/tests/*.cpp csrc/tests/*.h)
+BENCHMARKS := $(wildcard benchmarks/*.py)
 SAY := @printf '==> %s\n'
 
 .DEFAULT_GOAL := help
@@ -57,12 +58,13 @@ format: $(INSTALLED) ## Format Python and C++
 
 # The package as it is when installed: export/ stands beside voxformer/ and is a part of it, which a
 # type checker cannot know.
-typecheck: $(INSTALLED) ## Check the types of the package
+typecheck: $(INSTALLED) ## Check the types of the package and the benchmarks
 	$(SAY) 'Checking types with mypy'
 	@rm -rf build/typecheck && mkdir -p build/typecheck/voxformer
 	@ln -s $(CURDIR)/voxformer/* build/typecheck/voxformer/
 	@ln -s $(CURDIR)/export build/typecheck/voxformer/export
 	MYPYPATH=build/typecheck $(BIN)/mypy -p voxformer
+	$(if $(BENCHMARKS),MYPYPATH=build/typecheck $(BIN)/mypy $(BENCHMARKS))
 
 test-cpp: $(INSTALLED) ## Run the C++ tests under ASan and UBSan
 	$(SAY) 'Building and running the C++ tests with sanitizers'

@@ -82,8 +82,9 @@ void CtcPrefixBeamSearch::Extend(Span<const float> frame) {
   }
   // The bound adds in another order than the scores that it stands for, hence the rounding
   // allowance; ties must pass.
-  const double slack = 1e-12 * (1.0 + std::fabs(best));
-  const double needed = Threshold() - best - slack;
+  const double threshold = Threshold();
+  const double slack = 1e-12 * (1.0 + std::fabs(best) + std::fabs(threshold));
+  const double needed = threshold - best - slack;
   tokens_.clear();
   for (std::size_t token = 0; token < frame.size(); ++token) {
     const double log_prob = static_cast<double>(frame[token]);
