@@ -72,7 +72,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     from voxformer import __version__
 
     parser = argparse.ArgumentParser(
-        prog="voxformer", description="Train, export and run hybrid CTC-attention speech recognition."
+        prog="voxformer",
+        description="Train, export and run hybrid CTC-attention speech recognition.",
     )
     parser.add_argument("--version", action="version", version=f"voxformer {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")

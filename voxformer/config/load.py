@@ -36,7 +36,9 @@ def find_config(name: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise ConfigError(f"{name}: no such config (looked at it as a path, in configs/, in the package)")
+    raise ConfigError(
+        f"{name}: no such config (looked at it as a path, in configs/, in the package)"
+    )
 
 
 def load_config(name: str | Path, overrides: Iterable[str] = ()) -> tuple[RunConfig, Path]:
@@ -121,7 +123,9 @@ def _apply_override(values: dict[str, Any], override: str, lines: Lines) -> None
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: not YAML: {getattr(error, 'problem', error)}") from None
+        raise ConfigError(
+            f"--set {override}: not YAML: {getattr(error, 'problem', error)}"
+        ) from None
     target = values
     for depth, key in enumerate(keys[:-1]):
         lines.setdefault(keys[: depth + 1], f"--set {override}")

@@ -87,7 +87,9 @@ class BestRq(nn.Module):
         At least one span is masked in every utterance that has a frame.
         """
         masks = torch.zeros(len(seeds), frames, dtype=torch.bool)
-        for row, (length, seed) in enumerate(zip(feature_lengths.tolist(), seeds.tolist(), strict=True)):
+        for row, (length, seed) in enumerate(
+            zip(feature_lengths.tolist(), seeds.tolist(), strict=True)
+        ):
             outputs = -(-length // FRAMES_PER_OUTPUT)
             if outputs == 0:
                 continue

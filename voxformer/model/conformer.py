@@ -83,7 +83,9 @@ class ConformerLayer(nn.Module):
         self.feed_forward2 = FeedForward(d_model, ff_multiplier, dropout)
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, x: Tensor, mask: Tensor, bias: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor, bias: Tensor, cosine: Tensor, sine: Tensor
+    ) -> Tensor:
         """x [batch, time, d_model]; mask bool [batch, time]; bias as `attention_bias` makes it."""
         x = x + 0.5 * self.feed_forward1(x)
         x = x + self.attention(x, bias, cosine, sine)

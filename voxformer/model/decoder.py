@@ -107,7 +107,12 @@ class AttentionDecoder(nn.Module):
     """
 
     def __init__(
-        self, num_outputs: int, d_model: int, num_heads: int, num_layers: int, ff_multiplier: int,
+        self,
+        num_outputs: int,
+        d_model: int,
+        num_heads: int,
+        num_layers: int,
+        ff_multiplier: int,
         dropout: float,
     ) -> None:
         super().__init__()

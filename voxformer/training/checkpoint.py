@@ -113,7 +113,9 @@ def load_model_checkpoint(path: str | Path) -> LoadedModel:
     """
     state = load_checkpoint(path)
     if state["stage"] == "pretrain":
-        raise CheckpointError(f"{path}: an encoder pre-training checkpoint cannot recognise speech yet")
+        raise CheckpointError(
+            f"{path}: an encoder pre-training checkpoint cannot recognise speech yet"
+        )
     try:
         config = validate_config(state["config"], source=str(path))
     except ConfigError as error:
@@ -122,7 +124,8 @@ def load_model_checkpoint(path: str | Path) -> LoadedModel:
     model.load_state_dict(state["ema"] if state.get("ema") else state["model"])
     model.eval()
     metadata = {
-        key: state.get(key) for key in ("step", "stage", "max_tokens_per_second", "metrics", "digest")
+        key: state.get(key)
+        for key in ("step", "stage", "max_tokens_per_second", "metrics", "digest")
     }
     return LoadedModel(model, list(state["tokens"]), config, metadata)
 

@@ -130,7 +130,9 @@ class _Run:
         self.module, self.objective = build_objective(config, device)
         take_weights(self.module, start, config.model)
         self.optimizer = make_optimizer(self.module, training)
-        self.average = WeightAverage(self.module, training.ema_decay) if training.ema_decay else None
+        self.average = (
+            WeightAverage(self.module, training.ema_decay) if training.ema_decay else None
+        )
         self.sampler = BucketingSampler(
             [u.duration for u in self.utterances],
             training.batch_size,
@@ -147,7 +149,13 @@ class _Run:
         self.checkpoints = CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n)
         self.monitor = Monitor(folder, self.total_steps, name)
         self.validator = Validator(
-            config, self.module, self.objective, self.vocabulary, validation, self.token_rate, device
+            config,
+            self.module,
+            self.objective,
+            self.vocabulary,
+            validation,
+            self.token_rate,
+            device,
         )
         self.cache = decode_all(self.utterances, config.model.sample_rate)
         self.saved_step = self.position.step if start.resumed is not None else -1
@@ -338,7 +346,9 @@ class _Run:
             position.best, position.evaluations_since_best = result.score, 0
             weights = self.average.state_dict() if self.average else self.module.state_dict()
             with self._disk_errors("best.pt"):
-                self.checkpoints.save_best({**self._identity(), "model": weights, "metrics": result.row})
+                self.checkpoints.save_best(
+                    {**self._identity(), "model": weights, "metrics": result.row}
+                )
         else:
             position.evaluations_since_best += 1
         position.critical_in_a_row = position.critical_in_a_row + 1 if result.critical else 0

@@ -99,7 +99,9 @@ def find_start(config: RunConfig, folder: Path) -> Start:
         path = Path(training.resume_from)
         if path.resolve() == own_latest.resolve():
             if not holds_checkpoints(folder):
-                begun = f"{path} does not exist yet and {folder} holds no checkpoint: starting fresh"
+                begun = (
+                    f"{path} does not exist yet and {folder} holds no checkpoint: starting fresh"
+                )
                 return _initial(config, begun)
             found, state = newest_verified(folder)
         else:
@@ -179,9 +181,7 @@ def load_training_set(
     cap = config.decoding.max_tokens_per_second
     if tokenizer is not None and cap is None:
         window = frame_geometry(config.model.sample_rate)[0] / config.model.sample_rate
-        rates = [
-            len(tokenizer.encode(u.text)) / max(u.duration, window) for u in screened.kept
-        ]
+        rates = [len(tokenizer.encode(u.text)) / max(u.duration, window) for u in screened.kept]
         cap = LENGTH_CAP_MARGIN * max(rates)
     return screened.kept, cap
 
@@ -204,9 +204,7 @@ def _report_rejected(what: str, rejected: list[tuple[str, str]]) -> None:
         logger.warning("%s utterance %s skipped: %s", what, utterance_id, reason)
 
 
-def build_objective(
-    config: RunConfig, device: torch.device
-) -> tuple[nn.Module, Objective]:
+def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module, Objective]:
     """The stage's network and what it optimises; weights are a function of the seed."""
     torch.manual_seed(config.training.seed)
     if config.stage is Stage.PRETRAIN:

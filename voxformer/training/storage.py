@@ -56,9 +56,13 @@ def verify(path: Path) -> str:
     actual = file_digest(path)
     recorded = recorded_digests(path)
     if not recorded:
-        raise DigestError(f"{path}: no {digest_path(path).name} beside it, so it cannot be verified")
+        raise DigestError(
+            f"{path}: no {digest_path(path).name} beside it, so it cannot be verified"
+        )
     if actual not in recorded:
-        raise DigestError(f"{path}: SHA-256 is {actual[:12]}…, {digest_path(path).name} says otherwise")
+        raise DigestError(
+            f"{path}: SHA-256 is {actual[:12]}…, {digest_path(path).name} says otherwise"
+        )
     return actual
 
 

@@ -1,0 +1,97 @@
+"""A tiny corpus of spoken-like tones and a config that trains on it in seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from voxformer.config import RunConfig
+from voxformer.config.load import validate_config
+
+WORDS = ("low", "mid", "high", "rise", "fall")
+
+
+def _word(word: str, samples: int) -> np.ndarray:
+    time = np.arange(samples) / 16000
+    start, end = {
+        "low": (200, 200),
+        "mid": (500, 500),
+        "high": (1200, 1200),
+        "rise": (200, 1200),
+        "fall": (1200, 200),
+    }[word]
+    sweep = start * time + (end - start) * time**2 / (2 * time[-1])
+    return 0.2 * np.sin(2 * np.pi * sweep)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with train.jsonl (24 utterances) and dev.jsonl (6)."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 24), ("dev", 6)):
+        rows = []
+        for index in range(count):
+            words = [str(w) for w in generator.choice(WORDS, int(generator.integers(1, 4)))]
+            parts = [_word(w, int(generator.integers(3500, 5000))) for w in words]
+            audio = np.concatenate(parts) + generator.normal(0, 0.01, sum(map(len, parts)))
+            path = folder / f"{name}{index}.wav"
+            soundfile.write(path, audio, 16000, subtype="PCM_16")
+            rows.append(
+                {
+                    "id": f"{name}{index}",
+                    "audio_filepath": path.name,
+                    "duration": round(len(audio) / 16000, 4),
+                    "text": " ".join(words),
+                }
+            )
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+ConfigMaker = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def make_config(corpus: Path, tmp_path: Path) -> ConfigMaker:
+    """`make_config(stage, run="name", **training)`: a config for the tiny corpus."""
+
+    def make(stage: str, run: str = "run", **training: object) -> RunConfig:
+        return validate_config(
+            {
+                "stage": stage,
+                "model": {
+                    "vocab_size": 18,
+                    "d_model": 32,
+                    "encoder_num_heads": 2,
+                    "encoder_layers_per_block": 1,
+                    "subsampling_channels": 8,
+                    "decoder_num_heads": 2,
+                    "decoder_num_layers": 1,
+                },
+                "training": {
+                    "batch_size": 4,
+                    "num_epochs": 2,
+                    "warmup_steps": 2,
+                    "num_workers": 0,
+                    "num_threads": 1,
+                    "device": "cpu",
+                    "checkpoint_dir": str(tmp_path / run),
+                    **training,
+                },
+                "pretrain": {"codebook_size": 8, "codebook_dim": 4, "mask_frames": 2},
+                "data": {
+                    "train_manifest": str(corpus / "train.jsonl"),
+                    "valid_manifest": str(corpus / "dev.jsonl"),
+                },
+                "decoding": {"beam_size": 3, "n_best": 3},
+            }
+        )
+
+    return make

@@ -1,0 +1,160 @@
+"""What the loss is made of, and that a step does not depend on how it is cut into micro-batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from voxformer.config import SpecAugmentConfig
+from voxformer.data.checks import screen
+from voxformer.data.loader import Batch, iterate_batches
+from voxformer.data.manifest import read_manifest
+from voxformer.data.sampler import BucketingSampler
+from voxformer.model.voxformer import VoxFormer
+from voxformer.text import train_tokenizer
+from voxformer.training.loop import train
+from voxformer.training.objectives import (
+    SupervisedObjective,
+    consistency_sum,
+    ctc_loss_sum,
+    decoder_loss_sum,
+)
+from voxformer.training.optim import WeightAverage, ctc_weight_at, learning_rate
+
+
+def batches(config, folder: Path, size: int) -> list[Batch]:  # type: ignore[no-untyped-def]
+    utterances = read_manifest(config.data.train_manifest)
+    tokenizer = train_tokenizer([u.text for u in utterances], 18, folder)
+    kept = screen(utterances, tokenizer, config.data).kept[:8]
+    sampler = BucketingSampler([u.duration for u in kept], size, None, seed=1)
+    return list(iterate_batches(kept, tokenizer, sampler, epoch=0))
+
+
+@pytest.mark.parametrize("ctc_weight", [1.0, 0.5, 0.0])
+def test_accumulated_gradients_equal_one_batch(
+    make_config, tmp_path: Path, ctc_weight: float
+) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("hybrid")
+    config.model.dropout = 0.0
+    torch.manual_seed(0)
+    model = VoxFormer(config.model)
+    objective = SupervisedObjective(
+        model, torch.device("cpu"), SpecAugmentConfig(), 0.1, cr_ctc_weight=0.2
+    )
+    gradients = []
+    for size in (8, 3):
+        groups = batches(config, tmp_path, size)
+        totals: dict[str, float] = {}
+        for batch in groups:
+            for key, value in objective.weigh(batch).items():
+                totals[key] = totals.get(key, 0.0) + value
+        model.zero_grad()
+        for batch in groups:
+            objective.share(batch, totals, ctc_weight).loss.backward()
+        gradients.append(
+            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        )
+    assert len(groups) == 3
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(value, gradients[1][name], atol=2e-5, rtol=2e-3)
+
+
+@pytest.mark.parametrize("weight", [0.5, [0.7, 0.3]])
+def test_every_logged_loss_is_the_weighted_sum_of_its_terms(
+    make_config, tmp_path: Path, weight: object
+) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("hybrid", log_interval=1, cr_ctc_weight=0.2)
+    config.model.ctc_weight = weight
+    assert train(config, "run") == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows = [row for row in rows if row["type"] == "train"]
+    assert len(rows) >= 12
+    for row in rows:
+        w = row["ctc_weight"]
+        expected = w * row["ctc"] + (1 - w) * row["ce"] + 0.2 * row["cr"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-4)
+    first, last = (0.7, 0.3) if isinstance(weight, list) else (0.5, 0.5)
+    assert rows[0]["ctc_weight"] == pytest.approx(first)
+    assert rows[-1]["ctc_weight"] == pytest.approx(last)
+
+
+def test_ctc_loss_equals_a_sum_over_alignments() -> None:
+    torch.manual_seed(0)
+    log_probs = torch.randn(1, 4, 3).log_softmax(-1)
+    target = (1, 2)
+    total = torch.tensor(0.0)
+    for path in torch.cartesian_prod(*[torch.arange(3)] * 4).tolist():
+        merged = [t for i, t in enumerate(path) if i == 0 or path[i - 1] != t]
+        if tuple(t for t in merged if t) == target:
+            total += sum(log_probs[0, i, t] for i, t in enumerate(path)).exp()
+    loss = ctc_loss_sum(log_probs, torch.tensor([4]), torch.tensor([target]), torch.tensor([2]))
+    torch.testing.assert_close(loss, -total.log())
+
+
+def test_padding_does_not_change_a_loss(make_config) -> None:  # type: ignore[no-untyped-def]
+    model = VoxFormer(make_config("hybrid").model).eval()
+    torch.manual_seed(0)
+    encoder_out = torch.randn(1, 9, 32)
+    tokens = torch.tensor([[3, 4]])
+    with torch.no_grad():
+        alone = decoder_loss_sum(
+            model, encoder_out, torch.tensor([9]), tokens, torch.tensor([2]), 0.1
+        )
+        padded = decoder_loss_sum(
+            model,
+            torch.cat([encoder_out, torch.randn(1, 5, 32)], 1),
+            torch.tensor([9]),
+            torch.tensor([[3, 4, 7, 9]]),
+            torch.tensor([2]),
+            0.1,
+        )
+    torch.testing.assert_close(alone[0], padded[0])
+    assert alone[1] == padded[1]
+
+
+def test_consistency_is_zero_for_equal_views_and_counts_valid_frames_only() -> None:
+    torch.manual_seed(0)
+    view = torch.randn(2, 6, 5).log_softmax(-1)
+    lengths = torch.tensor([6, 4, 6, 4])
+    assert float(consistency_sum(torch.cat([view, view]), lengths)) == pytest.approx(0.0, abs=1e-6)
+    other = torch.randn(2, 6, 5).log_softmax(-1)
+    changed = other.clone()
+    changed[1, 4:] = torch.randn(2, 5).log_softmax(-1)
+    torch.testing.assert_close(
+        consistency_sum(torch.cat([view, other]), lengths),
+        consistency_sum(torch.cat([view, changed]), lengths),
+    )
+
+
+def test_learning_rate_rises_and_falls(make_config) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("ctc", learning_rate=1.0, warmup_steps=10).training
+    assert learning_rate(1, 100, config) == pytest.approx(0.1)
+    assert learning_rate(10, 100, config) == 1.0
+    assert learning_rate(55, 100, config) == pytest.approx(0.505)
+    assert learning_rate(100, 100, config) == pytest.approx(0.01)
+    config.schedule = "inverse_sqrt"
+    assert learning_rate(40, 100, config) == pytest.approx(0.5)
+
+
+def test_ctc_weight_is_linear_in_the_step() -> None:
+    assert [ctc_weight_at(s, 5, 0.7, 0.3) for s in (1, 3, 5, 9)] == pytest.approx(
+        [0.7, 0.5, 0.3, 0.3]
+    )
+
+
+def test_weight_average_follows_its_definition() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(0.0)
+    average = WeightAverage(module, decay=0.9)
+    expected = 0.0
+    for step in range(1, 30):
+        module.weight.data.fill_(float(step))
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.state_dict()["weight"]) == pytest.approx(expected, rel=1e-5)

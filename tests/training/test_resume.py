@@ -1,0 +1,138 @@
+"""Invariant 7: a run killed at any instant and resumed gives the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from voxformer.config import RunConfig
+from voxformer.training.checkpoint import CheckpointError, load_checkpoint
+from voxformer.training.loop import train
+from voxformer.training.setup import RunError
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(folder / "latest.pt")
+    return {**state["model"], **{f"ema.{k}": v for k, v in (state["ema"] or {}).items()}}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "ctc", "attention", "hybrid"])
+def test_resumed_run_is_bit_equal(make_config, tmp_path: Path, stage: str) -> None:  # type: ignore[no-untyped-def]
+    options = {"ema_decay": 0.9, "gradient_accumulation_steps": 2, "eval_interval": 3}
+    if stage in ("ctc", "hybrid"):
+        options["cr_ctc_weight"] = 0.2
+    assert train(make_config(stage, "whole", **options), "whole") == 0
+    # The schedule depends on the planned length, so the interruption is a signal, not max_steps.
+    interrupted = make_config(stage, "parts", **options)
+    assert run_until_step(interrupted, 2) == 143
+    state = load_checkpoint(tmp_path / "parts" / "latest.pt")
+    assert 0 < state["step"] < load_checkpoint(tmp_path / "whole" / "latest.pt")["step"]
+    interrupted.training.resume_from = str(tmp_path / "parts" / "latest.pt")
+    assert train(interrupted, "parts") == 0
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def run_until_step(config: RunConfig, step: int) -> int:
+    """Train in this process and send it SIGTERM when it reports the given step."""
+    from voxformer.training import loop
+
+    original = loop._Run._report
+
+    def report(self, *arguments: object) -> None:  # type: ignore[no-untyped-def]
+        original(self, *arguments)  # type: ignore[arg-type]
+        if self.position.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    loop._Run._report = report  # type: ignore[method-assign,assignment]
+    try:
+        return train(config, "parts")
+    finally:
+        loop._Run._report = original  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_killed_runs_resume_to_the_same_weights(make_config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    options = {"save_interval": 2, "ema_decay": 0.9, "num_epochs": 3}
+    assert train(make_config("hybrid", "whole", **options), "whole") == 0
+    expected = weights(tmp_path / "whole")
+    context = multiprocessing.get_context("spawn")
+    delays = torch.Generator().manual_seed(0)
+    for attempt in range(5):
+        config = make_config("hybrid", f"killed{attempt}", **options)
+        folder = tmp_path / f"killed{attempt}"
+        config.training.resume_from = str(folder / "latest.pt")
+        for _ in range(3):
+            process = context.Process(target=train, args=(config, "killed"))
+            process.start()
+            while not list(folder.glob("*.pt")) and process.is_alive():
+                time.sleep(0.05)
+            time.sleep(float(torch.rand((), generator=delays)) * 1.5)
+            process.kill()
+            process.join()
+        assert train(config, "killed") == 0
+        assert_same(expected, weights(folder))
+
+
+def test_own_latest_starts_fresh_only_in_an_empty_folder(
+    make_config, tmp_path: Path, caplog
+) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "run"
+    config = make_config("ctc", num_epochs=1, resume_from=str(folder / "latest.pt"))
+    assert train(config, "run") == 0
+    assert "starting fresh" in (folder / "training.log").read_text()
+    assert train(config, "run") == 0
+    assert "already finished" in (folder / "training.log").read_text()
+
+
+def test_a_run_is_never_overwritten(make_config) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("ctc", max_steps=1)
+    assert train(config, "run") == 0
+    with pytest.raises(RunError, match="already holds checkpoints: add --resume"):
+        train(config, "run")
+
+
+def test_missing_file_is_an_error_that_names_it(make_config) -> None:  # type: ignore[no-untyped-def]
+    for key in ("resume_from", "init_from"):
+        with pytest.raises(CheckpointError, match="nowhere.pt: no such checkpoint"):
+            train(make_config("ctc", **{key: "nowhere.pt"}), "run")
+
+
+def test_other_architecture_is_refused_with_the_difference(make_config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert train(make_config("ctc", max_steps=1), "run") == 0
+    other = make_config("ctc", resume_from=str(tmp_path / "run" / "latest.pt"))
+    other.model.d_model = 64
+    with pytest.raises(CheckpointError, match="another architecture: d_model 32 there, 64 here"):
+        train(other, "run")
+
+
+def test_damaged_latest_is_set_aside_and_the_newest_verified_is_used(
+    make_config, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "run"
+    options = {"save_interval": 2, "keep_epochs_n": 0}
+    assert train(make_config("ctc", "whole", **options), "whole") == 0
+    config = make_config("ctc", **options)
+    assert run_until_step(config, 5) == 143
+    newest = folder / "step_5.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)  # latest.pt is a link to it, so both are damaged
+    config.training.resume_from = str(folder / "latest.pt")
+    assert train(config, "run") == 0
+    log = (folder / "training.log").read_text()
+    assert "resuming" in log
+    assert "step_4.pt at step 4" in log
+    assert (folder / "latest.pt.damaged").is_file()
+    assert_same(weights(tmp_path / "whole"), weights(folder))

@@ -1,0 +1,32 @@
+"""`voxformer prepare`: a corpus as JSONL manifests."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+EXAMPLE = "voxformer prepare librispeech LibriSpeech/ --out data/librispeech"
+
+KINDS = ("librispeech", "manifest", "kaldi", "synthetic")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("source", nargs="?", help="the corpus; `synthetic` makes its own")
+    parser.add_argument("--out", required=True, help="folder for the manifests")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the manifests and say what was left out."""
+    from voxformer.data import prepare
+    from voxformer.data.manifest import DataError
+
+    if args.kind != "synthetic" and args.source is None:
+        raise DataError(f"prepare {args.kind}: name the corpus: voxformer prepare {args.kind} SRC")
+    prepared = getattr(prepare, f"prepare_{args.kind}")(args.source, args.out)
+    for utterance_id, reason in prepared.bad:
+        print(f"left out {utterance_id}: {reason}", file=sys.stderr)
+    for name, path in prepared.manifests.items():
+        print(f"{name}: {path}")
+    return 0

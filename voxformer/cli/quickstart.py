@@ -1,0 +1,92 @@
+"""`voxformer quickstart`: the whole path on speech that it makes itself, or on yours."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """voxformer quickstart
+  voxformer quickstart --data data/an4 --recipe an4 --out runs/an4"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--out", default="runs/quickstart", help="folder for everything it makes")
+    parser.add_argument(
+        "--data", help="folder with train.jsonl, dev.jsonl and test*.jsonl; default: made here"
+    )
+    parser.add_argument(
+        "--recipe", default="quickstart", help="folder of stage1.yaml … stage4.yaml in configs/"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a value in every stage; may be repeated",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it and print one table."""
+    from voxformer.recipe import StageFailed, best_of, corpus_in, evaluate_bundle, run_recipe
+
+    began = time.monotonic()
+    out = Path(args.out)
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - began:5.0f} s] {line}", file=sys.stderr, flush=True)
+
+    data = Path(args.data) if args.data else _synthesise(out / "data", say)
+    corpus = corpus_in(data)
+    try:
+        bundle = run_recipe(args.recipe, corpus, out, args.overrides, say)
+    except StageFailed as failure:
+        say(f"{failure.stage} stopped with exit code {failure.code}; run this again to go on")
+        return failure.code
+    checkpoint = best_of(out / "checkpoints" / "stage4")
+    results = evaluate_bundle(bundle, checkpoint, corpus, out, say)
+    print(_table(results))
+    print(
+        f"\nbundle       {bundle}\ncheckpoint   {checkpoint}\nfigures      {out / 'results.json'}"
+    )
+    print(f"took         {time.monotonic() - began:.0f} s on {os.cpu_count()} cores")
+    print(f"next         voxformer transcribe AUDIO --model {bundle}")
+    return 0
+
+
+def _synthesise(folder: Path, say: Any) -> Path:
+    from voxformer.data.synthetic import synthesise
+
+    say("synthesising spoken commands in several voices")
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > 5.0:
+            last = time.monotonic()
+            say(f"  {done}/{total} recordings")
+
+    synthesise(folder, progress=progress)
+    return folder
+
+
+def _table(results: dict[str, Any]) -> str:
+    lines = [
+        f"{'test set':16} {'mode':11} {'WER':>7}  {'95 % interval':>15}  "
+        f"{'RTF onnxruntime':>15} {'RTF torch':>10}"
+    ]
+    for name, engines in results["sets"].items():
+        for mode, found in engines["onnxruntime"]["modes"].items():
+            low, high = found["wer_interval"]
+            other = engines["torch"]["modes"][mode]
+            lines.append(
+                f"{name:16} {mode:11} {found['wer']:7.2%}  {low:6.2%} - {high:6.2%}  "
+                f"{found['rtf']:15.4f} {other['rtf']:10.4f}"
+            )
+    return "\n".join(lines)

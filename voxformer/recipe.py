@@ -1,0 +1,191 @@
+"""A whole run from manifests to a bundle: four stages, export, evaluation, real-time factor.
+
+Each part is kept when it is complete, so that a recipe that was stopped goes on where it was. The
+commands that it stands for (`train`, `export`, `evaluate`) do the same one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxformer.config import RunConfig, load_config
+from voxformer.data.manifest import read_manifest
+from voxformer.data.manifest import DataError
+from voxformer.text.atomic import write_atomically
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Manifests of a run.
+
+    Attributes:
+        train: to learn from.
+        dev: to choose the best checkpoint on.
+        tests: to report, by name; nothing is chosen on them.
+    """
+
+    train: Path
+    dev: Path
+    tests: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class StageFailed(Exception):
+    """A stage ended with an exit code of its own (signal, disk, watch)."""
+
+    stage: str
+    code: int
+
+
+def corpus_in(folder: Path) -> Corpus:
+    """The corpus of a folder that holds train.jsonl, dev.jsonl and test*.jsonl.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    train, dev = folder / "train.jsonl", folder / "dev.jsonl"
+    tests = {path.stem: path for path in sorted(folder.glob("test*.jsonl"))}
+    for path in (train, dev):
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such manifest; a corpus has train.jsonl, dev.jsonl, test*.jsonl"
+            )
+    if not tests:
+        raise DataError(
+            f"{folder}: no test*.jsonl; a corpus has train.jsonl, dev.jsonl, test*.jsonl"
+        )
+    return Corpus(train, dev, tests)
+
+
+def run_recipe(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say: Say) -> Path:
+    """Train the four stages and export; returns the bundle.
+
+    Args:
+        recipe: folder of stage1.yaml … stage4.yaml, as `--config` finds it (`an4`, `quickstart`).
+        corpus: manifests.
+        out: run folders go to out/checkpoints, the bundle to out/bundle.
+        overrides: `section.key=value` for every stage.
+        say: told what happens.
+
+    Raises:
+        StageFailed: a stage was stopped; run the recipe again to go on.
+    """
+    tokenizer = _tokenizer(recipe, corpus, out, overrides, say)
+    previous: Path | None = None
+    seconds: dict[str, float] = {}
+    for stage in STAGES:
+        folder = out / "checkpoints" / stage
+        config = _stage_config(recipe, stage, corpus, folder, tokenizer, previous, overrides)
+        say(f"{stage}: {config.stage.value}, {config.training.num_epochs} epochs in {folder}")
+        seconds[stage] = _train(config, stage)
+        previous = best_of(folder)
+        say(f"{stage}: {seconds[stage]:.0f} s of training, {previous}")
+    record = {"seconds": seconds, "total_seconds": sum(seconds.values())}
+    write_atomically(out / "training.json", json.dumps(record, indent=2) + "\n")
+    assert previous is not None
+    return _export(previous, corpus, out / "bundle", say)
+
+
+def best_of(folder: Path) -> Path:
+    """`best.pt` where a validation chose one, else `latest.pt`."""
+    best = folder / "best.pt"
+    return best if best.is_file() else folder / "latest.pt"
+
+
+def evaluate_bundle(
+    bundle: Path, checkpoint: Path, corpus: Corpus, out: Path, say: Say
+) -> dict[str, Any]:
+    """WER of every mode on every test set with ONNX Runtime, and the RTF of both engines.
+
+    The result is written to out/results.json as well.
+    """
+    from voxformer.evaluation import evaluate
+    from voxformer.runtime import MODES, DecodingOptions, Vocabulary
+    from voxformer.runtime.bundle import Bundle
+    from voxformer.runtime.onnx_engine import OnnxEngine
+    from voxformer.runtime.torch_engine import TorchEngine
+    from voxformer.training.checkpoint import load_model_checkpoint
+
+    loaded = load_model_checkpoint(checkpoint)
+    opened = Bundle.load(bundle)
+    vocabulary = Vocabulary.from_tokens(loaded.tokens)
+    options = DecodingOptions.from_mapping(opened.decoding)
+    engines = {"onnxruntime": OnnxEngine(opened), "torch": TorchEngine(loaded.model)}
+    results: dict[str, Any] = {"bundle": str(bundle), "sets": {}}
+    for name, manifest in corpus.tests.items():
+        utterances = read_manifest(manifest)
+        results["sets"][name] = {}
+        for engine_name, engine in engines.items():
+            say(f"{name}: every mode with {engine_name}")
+            found = evaluate(engine, vocabulary, utterances, MODES, options)
+            results["sets"][name][engine_name] = found.to_json(utterances=False)
+    write_atomically(out / "results.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _tokenizer(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say: Say) -> Path:
+    from voxformer.text import train_tokenizer
+
+    config, _ = load_config(f"{recipe}/{STAGES[1]}", overrides)
+    if config.data.tokenizer is not None:
+        return Path(config.data.tokenizer)
+    folder = out / "tokenizer"
+    if not (folder / "tokens.txt").is_file():
+        texts = [utterance.text for utterance in read_manifest(corpus.train)]
+        train_tokenizer(texts, config.model.vocab_size, folder, config.data.tokenizer_type)
+        say(f"tokenizer: {config.model.vocab_size} pieces in {folder}")
+    return folder
+
+
+def _stage_config(
+    recipe: str,
+    stage: str,
+    corpus: Corpus,
+    folder: Path,
+    tokenizer: Path,
+    previous: Path | None,
+    overrides: list[str],
+) -> RunConfig:
+    values = {
+        "data.train_manifest": str(corpus.train),
+        "data.valid_manifest": str(corpus.dev),
+        "training.checkpoint_dir": str(folder),
+        "training.resume_from": str(folder / "latest.pt"),
+    }
+    if stage != STAGES[0]:
+        values["data.tokenizer"] = str(tokenizer)
+    if previous is not None:
+        values["training.init_from"] = str(previous)
+    given = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    # What the user overrides comes last and wins.
+    return load_config(f"{recipe}/{stage}", [*given, *overrides])[0]
+
+
+def _train(config: RunConfig, stage: str) -> float:
+    """Train a stage to its end; returns the seconds spent in its steps, resumed parts together."""
+    from voxformer.training.checkpoint import load_checkpoint
+    from voxformer.training.loop import train
+
+    code = train(config, stage)
+    if code:
+        raise StageFailed(stage, code)
+    assert config.training.checkpoint_dir is not None
+    state = load_checkpoint(Path(config.training.checkpoint_dir) / "latest.pt")
+    return float(state["position"]["seconds"])
+
+
+def _export(checkpoint: Path, corpus: Corpus, bundle: Path, say: Say) -> Path:
+    from voxformer.export import export_bundle
+
+    began = time.monotonic()
+    export_bundle(checkpoint, bundle, manifest=corpus.dev)
+    say(f"export: {bundle}, parity checked, {time.monotonic() - began:.0f} s")
+    return bundle
