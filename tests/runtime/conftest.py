@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from voxformer.config import ModelConfig
+from voxformer.config import ModelConfig, RunConfig
+from voxformer.export import export_bundle
 from voxformer.model import VoxFormer
 from voxformer.runtime import Vocabulary
 from voxformer.runtime.torch_engine import TorchEngine
@@ -39,6 +40,16 @@ def model():
 @pytest.fixture(scope="session")
 def engine(model):
     return TorchEngine(model)
+
+
+@pytest.fixture(scope="session")
+def bundle(model, vocabulary, tmp_path_factory):
+    """The model as a bundle; the exporter is the quick one."""
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    config = RunConfig(model=model.config)
+    return export_bundle(
+        model, vocabulary.tokens, config, out, max_tokens_per_second=6.0, exporter="trace"
+    )
 
 
 @pytest.fixture

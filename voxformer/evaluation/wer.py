@@ -202,8 +202,8 @@ def _alignment(chunks: list[Chunk]) -> Alignment:
 def _jiwer() -> Any:
     try:
         import jiwer
-    except ImportError as error:
-        raise ImportError(
-            f"scoring needs jiwer: pip install 'voxformer[train]' ({error})"
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"scoring needs jiwer: pip install 'voxformer[train]' ({error})", name="jiwer"
         ) from None
     return jiwer

@@ -4,6 +4,7 @@ Importing this needs NumPy and the compiled decoder; an engine's library is impo
 the engine: `voxformer.runtime.torch_engine`, `voxformer.runtime.onnx_engine`.
 """
 
+from voxformer.runtime.bundle import Bundle, BundleError, read_bundle
 from voxformer.runtime.engine import Encoded, Engine, EngineError, StepSession
 from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
 from voxformer.runtime.recognise import (
@@ -14,20 +15,30 @@ from voxformer.runtime.recognise import (
     pad_batch,
     recognise_batch,
 )
+from voxformer.runtime.recognizer import Recognizer
+from voxformer.runtime.transcript import FORMATS, Segment, Transcript, Word
 
 __all__ = [
+    "FORMATS",
     "MODES",
+    "Bundle",
+    "BundleError",
     "DecodingOptions",
     "Encoded",
     "Engine",
     "EngineError",
     "Mode",
+    "Recognizer",
+    "Segment",
     "StepSession",
+    "Transcript",
     "Vocabulary",
+    "Word",
     "batches_by_duration",
     "decode",
     "encode",
     "length_cap",
     "pad_batch",
+    "read_bundle",
     "recognise_batch",
 ]

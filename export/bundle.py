@@ -1,0 +1,253 @@
+"""Writes a bundle: into a folder beside the final one, through the gate, then in place at once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from voxformer import __version__
+from voxformer.config import RunConfig
+from voxformer.data import Utterance, read_manifest
+from voxformer.evaluation import Evaluation
+from voxformer.model import FRAME_SHIFT_S, VoxFormer
+from voxformer.runtime.bundle import (
+    FORMAT,
+    FORMAT_VERSION,
+    GRAPH_NAMES,
+    MANIFEST_NAME,
+    TOKENS_NAME,
+    sha256_of,
+)
+from voxformer.runtime.onnx_engine import OnnxEngine
+from voxformer.runtime.options import DecodingOptions, Vocabulary
+from voxformer.runtime.torch_engine import TorchEngine
+
+from .errors import ExportRefused
+from .onnx_export import OPSET, Exporter, export_graphs
+from .parity import check_numbers, check_wer
+
+GATE_UTTERANCES = 200
+"""Utterances of a manifest that the gate recognises, spread evenly over it."""
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a bundle's weights come from; all of it may be unknown.
+
+    Attributes:
+        checkpoint: path as it was given.
+        digest: SHA-256 of the checkpoint, in hex.
+        step: optimiser updates.
+        stage: `ctc`, `attention` or `hybrid`.
+    """
+
+    checkpoint: str | None = None
+    digest: str | None = None
+    step: int | None = None
+    stage: str | None = None
+
+    @classmethod
+    def from_metadata(cls, checkpoint: str | Path, metadata: Mapping[str, Any]) -> Provenance:
+        """From what `load_model_checkpoint` says about a checkpoint."""
+        return cls(str(checkpoint), metadata.get("digest"), metadata["step"], metadata["stage"])
+
+
+def export_bundle(
+    model: VoxFormer,
+    tokens: Sequence[str],
+    config: RunConfig,
+    out: str | Path,
+    manifest: str | Path | None = None,
+    *,
+    max_tokens_per_second: float | None = None,
+    provenance: Provenance | None = None,
+    exporter: Exporter = "dynamo",
+    say: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """Export a trained model as a bundle directory, or refuse and write nothing.
+
+    Args:
+        model: in eval mode; it is copied to the CPU and to fp32.
+        tokens: `<blank>`, the pieces, `<sos/eos>`.
+        config: of the run; its `decoding` section becomes the bundle's defaults.
+        out: the directory; an earlier bundle there is replaced, anything else is left alone.
+        manifest: speech for the gate's comparison of error rates, and the WER in bundle.json.
+        max_tokens_per_second: measured on the training data; the config's own value goes first.
+        provenance: of the weights.
+        exporter: see `export_graphs`.
+        say: called with a line for each step.
+
+    Returns:
+        `out` as a path.
+
+    Raises:
+        ExportRefused: the graphs are not the model, or `out` is something else.
+        DataError: the manifest cannot be used.
+    """
+    out = Path(out)
+    vocabulary = Vocabulary.from_tokens(tokens)
+    if len(tokens) != config.model.vocab_size + 2:
+        raise ExportRefused(
+            f"{len(tokens)} tokens for a model with {config.model.vocab_size} pieces: it needs "
+            f"{config.model.vocab_size + 2}, <blank> and <sos/eos> among them"
+        )
+    _check_target(out)
+    utterances = _gate_utterances(manifest)
+    options = _decoding_defaults(config, max_tokens_per_second)
+    provenance = provenance or Provenance()
+    model = copy.deepcopy(model).cpu().float()
+    with _staging(out) as folder:
+        say(f"tracing {', '.join(GRAPH_NAMES)} ({exporter})")
+        export_graphs(model, folder, _graph_metadata(config, provenance), exporter)
+        say("comparing the graphs with the model")
+        reference = TorchEngine(model)
+        exported = OnnxEngine(folder, config.model.sample_rate, FRAME_SHIFT_S)
+        parity = check_numbers(reference, exported)
+        wer: dict[str, Any] | None = None
+        if utterances:
+            say(f"comparing error rates on {len(utterances)} utterances")
+            evaluation, rates = check_wer(reference, exported, vocabulary, utterances, options)
+            parity["wer"] = rates
+            wer = _wer_of(evaluation, manifest)
+        _write(folder / TOKENS_NAME, "".join(f"{token}\n" for token in tokens))
+        values = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "sample_rate": config.model.sample_rate,
+            "frame_shift_s": FRAME_SHIFT_S,
+            "vocabulary": {
+                "size": len(tokens),
+                "blank_id": vocabulary.blank_id,
+                "sos_eos_id": vocabulary.sos_eos_id,
+            },
+            "decoding": options.to_json(),
+            "precision": "fp32",
+            "opset": OPSET,
+            "files": {
+                name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
+                for name in (TOKENS_NAME, *GRAPH_NAMES)
+            },
+            "model": config.model.model_dump(mode="json"),
+            "provenance": {
+                "checkpoint": provenance.checkpoint,
+                "checkpoint_sha256": provenance.digest,
+                "step": provenance.step,
+                "stage": provenance.stage,
+                "manifest": None if manifest is None else str(manifest),
+                "versions": _versions(),
+            },
+            "parity": parity,
+            "wer": wer,
+        }
+        _write(folder / MANIFEST_NAME, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        _flush(folder)
+    return out
+
+
+def _gate_utterances(manifest: str | Path | None) -> list[Utterance]:
+    """Up to `GATE_UTTERANCES` of the manifest, spread evenly."""
+    if manifest is None:
+        return []
+    utterances = read_manifest(manifest)
+    stride = max(1, -(-len(utterances) // GATE_UTTERANCES))
+    return utterances[::stride]
+
+
+def _decoding_defaults(config: RunConfig, measured: float | None) -> DecodingOptions:
+    values = config.decoding.model_dump(mode="json")
+    if values["max_tokens_per_second"] is None:
+        values["max_tokens_per_second"] = measured
+    return DecodingOptions.from_mapping(values)
+
+
+def _wer_of(evaluation: Evaluation, manifest: str | Path | None) -> dict[str, Any]:
+    report = evaluation.to_json(utterances=False)
+    rates = ("wer", "wer_interval_95", "band", "words", "cer")
+    return {
+        "manifest": str(manifest),
+        "utterances": report["utterances"],
+        "modes": {
+            mode: {key: result[key] for key in rates} for mode, result in report["modes"].items()
+        },
+    }
+
+
+def _graph_metadata(config: RunConfig, provenance: Provenance) -> dict[str, str]:
+    return {
+        "version": __version__,
+        "sample_rate": str(config.model.sample_rate),
+        "frame_shift_s": str(FRAME_SHIFT_S),
+        "checkpoint_sha256": provenance.digest or "",
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"voxformer": __version__}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _check_target(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not _is_bundle(out)):
+        raise ExportRefused(f"{out}: exists and is not a bundle; name another place with --out")
+
+
+def _is_bundle(path: Path) -> bool:
+    return (path / MANIFEST_NAME).is_file()
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place on success and vanishes on failure."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    earlier = out.with_name(f".{out.name}.{os.getpid()}.old")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        if out.exists():
+            out.rename(earlier)
+        try:
+            folder.rename(out)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(out)
+            raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+    _sync(out.parent)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _flush(folder: Path) -> None:
+    """To the disk, before the folder gets its final name."""
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,202 @@
+"""What a deployer does: load a bundle, transcribe files and arrays, long ones too."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxformer.decoding import Hypothesis
+from voxformer.runtime import (
+    FORMATS,
+    MODES,
+    EngineError,
+    Recognizer,
+    Segment,
+    Transcript,
+    Vocabulary,
+    Word,
+    pad_batch,
+    recognise_batch,
+)
+from voxformer.runtime.segments import cut_points
+from voxformer.runtime.transcript import words_of
+
+
+@pytest.fixture(scope="module")
+def recognizer(bundle):
+    return Recognizer.load(bundle, threads=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_order_is_kept_and_results_do_not_depend_on_batching(recognizer, noise, mode):
+    waveforms = noise(8000, 24000, 399, 16001, 12000)
+    transcripts = recognizer.transcribe(waveforms, mode, batch_size=2)
+    for waveform, transcript in zip(waveforms, transcripts, strict=True):
+        batch = pad_batch([waveform])
+        [n_best] = recognise_batch(
+            recognizer.engine, *batch, mode, recognizer.options, recognizer.vocabulary
+        )
+        assert transcript.text == n_best[0].text
+        assert [h.token_ids for h in transcript.hypotheses] == [h.token_ids for h in n_best]
+        assert transcript.duration == len(waveform) / 16000
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_words_are_the_text_and_lie_within_the_recording_in_order(recognizer, noise, mode):
+    [transcript] = recognizer.transcribe(noise(32000), mode)
+    assert " ".join(word.text for word in transcript.words) == transcript.text
+    starts = [word.start for word in transcript.words]
+    assert starts == sorted(starts)
+    for word in transcript.words:
+        assert 0 <= word.start < word.end <= transcript.duration + 0.04
+
+
+def test_files_and_arrays_give_the_same(recognizer, noise, tmp_path):
+    [waveform] = noise(16000)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, waveform, 16000, subtype="FLOAT")
+    from_file, from_array, from_text = recognizer.transcribe([path, waveform, str(path)])
+    assert from_file == from_array == from_text
+
+
+def test_long_recording_is_cut_and_joined(recognizer, noise):
+    [waveform] = noise(70 * 16000)
+    waveform[25 * 16000 : 26 * 16000] = 0  # the one pause
+    [transcript] = recognizer.transcribe([waveform], "ctc_greedy")
+    assert 25.0 < transcript.segments[0].end < 26.0
+    assert all(segment.end - segment.start <= 30.0 for segment in transcript.segments)
+    assert transcript.text == " ".join(s.text for s in transcript.segments if s.text)
+    assert transcript.hypotheses == ()
+    second = transcript.segments[1]
+    rate = recognizer.engine.sample_rate
+    piece = waveform[round(second.start * rate) : round(second.end * rate)]
+    [alone] = recognizer.transcribe([piece], "ctc_greedy")
+    assert alone.text == second.text
+    shifted = [word for word in transcript.words if second.start <= word.start < second.end]
+    assert [round(w.start - second.start, 3) for w in shifted] == [w.start for w in alone.words]
+
+
+@given(seconds=st.floats(0, 20), longest=st.floats(0.5, 5), seed=st.integers(0, 99))
+def test_pieces_cover_the_recording_without_gaps(seconds, longest, seed):
+    waveform = np.random.default_rng(seed).normal(size=int(seconds * 1000)).astype(np.float32)
+    pieces = cut_points(waveform, 1000, longest)
+    assert pieces[0][0] == 0
+    assert pieces[-1][1] == len(waveform)
+    for (_, end), (start, _) in itertools.pairwise(pieces):
+        assert end == start
+    assert all(end - start <= longest * 1000 for start, end in pieces)
+    assert len(waveform) == 0 or all(end > start for start, end in pieces)
+
+
+def test_nothing_to_do_is_nothing(recognizer):
+    assert recognizer.transcribe([]) == []
+
+
+@pytest.mark.parametrize(
+    ("recording", "message"),
+    [
+        (np.zeros((2, 400), np.float32), r"recording 0: float32 \[2, 400\]"),
+        (np.zeros(400, np.int16), "recording 0: int16"),
+        (np.array([0.0, np.nan]), "NaN"),
+    ],
+)
+def test_array_that_is_no_waveform_is_refused(recognizer, recording, message):
+    with pytest.raises(ValueError, match=message):
+        recognizer.transcribe([recording])
+
+
+def test_single_path_is_not_taken_for_a_list_of_characters(recognizer):
+    with pytest.raises(TypeError, match="list of recordings"):
+        recognizer.transcribe("a.wav")
+
+
+def test_unknown_engine_is_refused(bundle):
+    with pytest.raises(EngineError, match="onnxruntime"):
+        Recognizer.load(bundle, engine="abacus")
+
+
+def test_options_replace_those_of_the_bundle(bundle):
+    assert Recognizer.load(bundle, beam_size=3, n_best=2).options.beam_size == 3
+
+
+VOCABULARY = Vocabulary.from_tokens(
+    ["<blank>", "\u2581", "\u2581he", "llo", "\u2581a", "<sos/eos>"]
+)
+
+
+def test_words_by_hand():
+    hypothesis = Hypothesis((2, 3, 1, 4), "hello a", 0.0, timesteps=(5, 7, 9, 20))
+    assert words_of(hypothesis, VOCABULARY, 0.04, start=1.0) == [
+        Word("hello", 1.2, 1.32),
+        Word("a", 1.8, 1.84),
+    ]
+
+
+TRANSCRIPT = Transcript(
+    "hello there a",
+    (Word("hello", 0.0, 0.5), Word("there", 0.6, 1.25), Word("a", 3661.0, 3661.2)),
+    3662.0,
+    (Segment(0.0, 3662.0, (Hypothesis((2, 3), "hello there a", -1.5),)),),
+)
+
+
+def test_srt_by_hand():
+    assert FORMATS["srt"](TRANSCRIPT) == (
+        "1\n00:00:00,000 --> 00:00:01,250\nhello there\n\n2\n01:01:01,000 --> 01:01:01,200\na\n"
+    )
+
+
+def test_vtt_by_hand():
+    assert FORMATS["vtt"](TRANSCRIPT) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.250\nhello there\n\n01:01:01.000 --> 01:01:01.200\na\n"
+    )
+
+
+def test_txt_and_json_by_hand():
+    assert FORMATS["txt"](TRANSCRIPT) == "hello there a\n"
+    values = json.loads(FORMATS["json"](TRANSCRIPT))
+    assert values["words"][1] == {"text": "there", "start": 0.6, "end": 1.25}
+    assert values["segments"][0]["hypotheses"][0]["score"] == -1.5
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.floats(0.01, 2)), min_size=1, max_size=40))
+def test_cues_keep_every_word_and_never_overlap(gaps):
+    words, time = [], 0.0
+    for gap, length in gaps:
+        words.append(Word("word", time + gap, time + gap + length))
+        time += gap + length
+    transcript = Transcript(" ".join("word" for _ in words), tuple(words), time, ())
+    text = FORMATS["vtt"](transcript)
+    assert text.count("word") == len(words)
+    times = [
+        int(h) * 3600 + int(m) * 60 + float(s)
+        for h, m, s in re.findall(r"(\d\d):(\d\d):(\d\d\.\d{3})", text)
+    ]
+    assert times == sorted(times)
+
+
+def test_running_a_bundle_imports_neither_torch_nor_jiwer(bundle, tmp_path):
+    program = (
+        "import sys, numpy as np\n"
+        "from voxformer import Recognizer\n"
+        "import voxformer.cli.transcribe, voxformer.cli.evaluate, voxformer.cli.export\n"
+        f"Recognizer.load({str(bundle)!r}).transcribe([np.zeros(8000, np.float32)])\n"
+        "print([m for m in ('torch', 'jiwer', 'pydantic', 'onnx') if m in sys.modules])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,66 @@
+"""`voxformer evaluate`: word error rates of a checkpoint or a bundle."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLE = "voxformer evaluate --model bundles/an4 --manifest an4-test.jsonl --mode all"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--model", required=True, metavar="CKPT|BUNDLE")
+    parser.add_argument("--manifest", required=True, help="JSONL manifest with texts")
+    parser.add_argument(
+        "--mode",
+        action="append",
+        choices=("ctc_greedy", "ctc_beam", "attention", "rescoring", "all"),
+        help="decoding mode, may be repeated (default: rescoring)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the whole report here")
+    parser.add_argument("--errors", metavar="FILE", help="write every error, aligned, here")
+    parser.add_argument("--batch-size", type=int, default=16, help="utterances in a batch")
+    parser.add_argument("--beam-size", type=int, help="instead of the model's own")
+    parser.add_argument("--ctc-weight", type=float, help="of rescoring, instead of the model's own")
+    parser.add_argument("--provider", default="cpu", help="of a bundle: cpu or cuda (default: cpu)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the table."""
+    from dataclasses import replace
+
+    from voxformer.data import read_manifest
+    from voxformer.evaluation import evaluate
+    from voxformer.evaluation.models import open_model
+    from voxformer.evaluation.report import error_report, summary
+    from voxformer.evaluation.results import write_json
+    from voxformer.runtime import MODES
+    from voxformer.text.atomic import write_atomically
+
+    utterances = read_manifest(args.manifest)
+    model = open_model(args.model, args.provider, args.threads)
+    options = model.options
+    if args.beam_size is not None:
+        n_best = min(options.n_best, args.beam_size)
+        options = replace(options, beam_size=args.beam_size, n_best=n_best)
+    if args.ctc_weight is not None:
+        options = replace(options, ctc_weight=args.ctc_weight)
+    asked = args.mode or ["rescoring"]
+    modes = [mode for mode in MODES if mode in asked or "all" in asked]
+    evaluation = evaluate(
+        model.engine, model.vocabulary, utterances, modes, options, batch_size=args.batch_size
+    )
+    print(summary(evaluation))
+    if args.json:
+        values = {
+            "model": str(args.model),
+            "manifest": str(args.manifest),
+            "decoding": options.to_json(),
+            **evaluation.to_json(),
+        }
+        write_json(args.json, values)
+    if args.errors:
+        reports = (error_report(result) for result in evaluation.modes.values())
+        write_atomically(args.errors, "\n\n".join(reports) + "\n")
+    return 0

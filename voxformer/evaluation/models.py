@@ -1,0 +1,102 @@
+"""What `--model` may name: a checkpoint for PyTorch, or a bundle for ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from voxformer.runtime import Bundle, DecodingOptions, Engine, Vocabulary, read_bundle
+
+RUNS = "checkpoints"
+BUNDLE_FOLDERS = ("bundles", "exports")
+
+
+class ModelError(ValueError):
+    """There is no model where one was looked for."""
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model that is ready to be evaluated, with its own default options."""
+
+    path: Path
+    engine: Engine
+    vocabulary: Vocabulary
+    options: DecodingOptions
+
+
+def open_model(path: str | Path, provider: str = "cpu", threads: int = 0) -> OpenModel:
+    """Open a bundle directory or a checkpoint file.
+
+    Args:
+        path: of either.
+        provider: execution provider of a bundle; a checkpoint runs on the CPU.
+        threads: CPU threads for arithmetic and searches; 0 leaves the libraries' choice.
+
+    Raises:
+        ModelError: there is nothing at `path`.
+        BundleError, CheckpointError, EngineError: it cannot be used.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return open_bundle(read_bundle(path), provider, threads)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such checkpoint or bundle")
+    return open_checkpoint(path, threads)
+
+
+def open_bundle(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> OpenModel:
+    """A bundle with ONNX Runtime."""
+    from voxformer.runtime.onnx_engine import OnnxEngine
+
+    return OpenModel(
+        bundle.path,
+        OnnxEngine.from_bundle(bundle, provider, threads),
+        bundle.vocabulary,
+        replace(bundle.decoding, num_threads=threads),
+    )
+
+
+def open_checkpoint(path: Path, threads: int = 0) -> OpenModel:
+    """A checkpoint with PyTorch on the CPU."""
+    import torch
+
+    from voxformer.runtime.torch_engine import TorchEngine
+    from voxformer.training.checkpoint import load_model_checkpoint
+
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_model_checkpoint(path)
+    values = loaded.config.decoding.model_dump(mode="json")
+    if values["max_tokens_per_second"] is None:
+        values["max_tokens_per_second"] = loaded.metadata["max_tokens_per_second"]
+    options = replace(DecodingOptions.from_mapping(values), num_threads=threads)
+    vocabulary = Vocabulary.from_tokens(loaded.tokens)
+    return OpenModel(path, TorchEngine(loaded.model), vocabulary, options)
+
+
+def newest_checkpoint(folder: str | Path = RUNS) -> Path:
+    """`best.pt` of the run that wrote one last.
+
+    Raises:
+        ModelError: no run has one.
+    """
+    found = sorted(Path(folder).glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ModelError(f"no run under {folder}/ has a best.pt; name one with --checkpoint")
+    return found[-1]
+
+
+def newest_bundle() -> Path:
+    """The bundle that was written last, under `bundles/` or `exports/`.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = [path for folder in BUNDLE_FOLDERS for path in Path(folder).glob("*/bundle.json")]
+    if not found:
+        raise ModelError(
+            f"no bundle under {' or '.join(f'{folder}/' for folder in BUNDLE_FOLDERS)}; "
+            "`voxformer export` makes one, or name one with --model"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent

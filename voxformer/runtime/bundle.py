@@ -1,0 +1,143 @@
+"""A bundle directory, which is what a deployer receives; bundle.json vouches for what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxformer.runtime.options import DecodingOptions, Vocabulary
+
+FORMAT = "voxformer-bundle"
+FORMAT_VERSION = 1
+
+MANIFEST_NAME = "bundle.json"
+TOKENS_NAME = "tokens.txt"
+GRAPH_NAMES = ("encoder.onnx", "decoder.onnx", "decoder_step.onnx")
+
+_CHUNK = 1 << 20
+
+
+class BundleError(ValueError):
+    """A bundle cannot be used; the message is one line: which file, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: the directory.
+        sample_rate: of the waveforms that the encoder takes, in Hz.
+        frame_shift_s: seconds between encoder frames.
+        vocabulary: tokens and special ids.
+        decoding: default options of the searches.
+        precision: of weights and arithmetic: `fp32`.
+        values: all of bundle.json: provenance, parity, WER, …
+    """
+
+    path: Path
+    sample_rate: int
+    frame_shift_s: float
+    vocabulary: Vocabulary
+    decoding: DecodingOptions
+    precision: str
+    values: dict[str, Any]
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the bundle."""
+        return self.path / name
+
+
+def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
+    """Read bundle.json and check every file against its digest.
+
+    Args:
+        path: the bundle's directory.
+        verify: False trusts the files (a digest takes about a second per 500 MB).
+
+    Raises:
+        BundleError: not a bundle, of a newer version, incomplete, or a file of it was changed.
+    """
+    path = Path(path)
+    values = _read_values(path)
+    try:
+        files: dict[str, Any] = values["files"]
+        for name in (TOKENS_NAME, *GRAPH_NAMES):
+            if name not in files:
+                raise BundleError(f"{path / MANIFEST_NAME}: lists no {name}; export it again")
+        for name, entry in files.items():
+            _check_file(path, name, entry["sha256"], verify)
+        special = values["vocabulary"]
+        vocabulary = Vocabulary(
+            tuple(_read_tokens(path / TOKENS_NAME)), special["blank_id"], special["sos_eos_id"]
+        )
+        if len(vocabulary.tokens) != special["size"]:
+            raise BundleError(
+                f"{path / TOKENS_NAME}: {len(vocabulary.tokens)} tokens, bundle.json says "
+                f"{special['size']}; export it again"
+            )
+        return Bundle(
+            path=path,
+            sample_rate=int(values["sample_rate"]),
+            frame_shift_s=float(values["frame_shift_s"]),
+            vocabulary=vocabulary,
+            decoding=DecodingOptions.from_mapping(values["decoding"]),
+            precision=str(values["precision"]),
+            values=values,
+        )
+    except BundleError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{path / MANIFEST_NAME}: incomplete or of another shape ({error!r}); export it again"
+        ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    manifest = path / MANIFEST_NAME
+    if path.is_file():
+        raise BundleError(
+            f"{path}: a file, not a bundle; `voxformer export --checkpoint CKPT` makes one"
+        )
+    if not manifest.is_file():
+        raise BundleError(
+            f"{path}: no {MANIFEST_NAME} there, so it is not a bundle; `voxformer export` makes one"
+        )
+    try:
+        values = json.loads(manifest.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{manifest}: not readable JSON: {error}") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise BundleError(f'{manifest}: "format" is not "{FORMAT}", so it is not a bundle')
+    version = values.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise BundleError(
+            f"{manifest}: format version {version}, this VoxFormer reads up to {FORMAT_VERSION}; "
+            "install a newer voxformer"
+        )
+    return values
+
+
+def _check_file(path: Path, name: str, expected: str, verify: bool) -> None:
+    file = path / name
+    if not file.is_file():
+        raise BundleError(f"{file}: missing; copy the bundle again")
+    if verify and sha256_of(file) != expected:
+        raise BundleError(f"{file}: its SHA-256 is not the one in {MANIFEST_NAME}; copy it again")
+
+
+def _read_tokens(path: Path) -> list[str]:
+    # Split at "\n" alone: a piece may be another of the characters that splitlines() splits at.
+    return path.read_text("utf-8").removesuffix("\n").split("\n")

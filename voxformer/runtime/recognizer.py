@@ -1,0 +1,156 @@
+"""`Recognizer`: recordings in, transcripts out. All that a deployer needs to know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxformer.decoding import Hypothesis, ctc_align
+from voxformer.runtime.bundle import read_bundle
+from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray
+from voxformer.runtime.options import DecodingOptions, Mode, Vocabulary
+from voxformer.runtime.recognise import batches_by_duration, decode, encode, pad_batch
+from voxformer.runtime.segments import cut_points
+from voxformer.runtime.transcript import Segment, Transcript, Word, words_of
+
+Recording = str | os.PathLike[str] | FloatArray
+
+ENGINES = ("onnxruntime",)
+
+
+class Recognizer:
+    """Transcribes recordings.
+
+    Args:
+        engine: runs the model.
+        vocabulary: of the model.
+        options: of the searches.
+    """
+
+    def __init__(self, engine: Engine, vocabulary: Vocabulary, options: DecodingOptions) -> None:
+        self.engine = engine
+        self.vocabulary = vocabulary
+        self.options = options
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        engine: str = "onnxruntime",
+        provider: str = "cpu",
+        threads: int = 0,
+        **options: Any,
+    ) -> Recognizer:
+        """Load a bundle.
+
+        Args:
+            path: the bundle's directory.
+            engine: `onnxruntime`.
+            provider: `cpu`, `cuda`, or the full name of an execution provider.
+            threads: CPU threads for arithmetic and searches; 0 takes all cores.
+            options: replace defaults of the bundle; see `DecodingOptions`.
+
+        Raises:
+            BundleError: not a bundle, or a damaged one.
+            EngineError: the engine or the provider is not there; nothing falls back in silence.
+        """
+        if engine not in ENGINES:
+            raise EngineError(f"no engine {engine!r}; there is {', '.join(ENGINES)}")
+        from voxformer.runtime.onnx_engine import OnnxEngine
+
+        bundle = read_bundle(Path(path))
+        decoding = replace(bundle.decoding, num_threads=threads, **options)
+        return cls(OnnxEngine.from_bundle(bundle, provider, threads), bundle.vocabulary, decoding)
+
+    def transcribe(
+        self,
+        recordings: Sequence[Recording],
+        mode: Mode = "rescoring",
+        batch_size: int = 16,
+        batch_seconds: float = 240.0,
+    ) -> list[Transcript]:
+        """Transcribe recordings, batched by duration; the results are in the order given.
+
+        A recording longer than 30 s is cut at its quietest points into pieces of at most 30 s.
+
+        Args:
+            recordings: paths of audio files, or float32 [samples] in [-1, 1], mono, at the model's
+                sample rate.
+            mode: `ctc_greedy`, `ctc_beam`, `attention` or `rescoring`.
+            batch_size: pieces in a batch, at most.
+            batch_seconds: seconds of a batch, padding counted, at most.
+
+        Raises:
+            AudioError: a file is missing, unreadable or damaged.
+            ValueError: an array is not float [samples], or not finite; an unknown mode.
+        """
+        if isinstance(recordings, (str, os.PathLike, np.ndarray)):
+            raise TypeError("transcribe takes a list of recordings: put the one in brackets")
+        waveforms = [self._read(index, recording) for index, recording in enumerate(recordings)]
+        rate = self.engine.sample_rate
+        pieces = [
+            (index, start, end)
+            for index, waveform in enumerate(waveforms)
+            for start, end in cut_points(waveform, rate)
+        ]
+        found: dict[int, list[Hypothesis]] = {}
+        durations = [(end - start) / rate for _, start, end in pieces]
+        for batch in batches_by_duration(durations, batch_size, batch_seconds):
+            cut = [waveforms[index][start:end] for index, start, end in (pieces[i] for i in batch)]
+            padded, lengths = pad_batch(cut)
+            encoded = encode(self.engine, padded, lengths)
+            seconds = [durations[i] for i in batch]
+            n_best = decode(self.engine, encoded, seconds, mode, self.options, self.vocabulary)
+            for row, i in enumerate(batch):
+                found[i] = self._aligned(encoded, row, n_best[row])
+        segments: list[list[Segment]] = [[] for _ in waveforms]
+        for i, (index, start, end) in enumerate(pieces):
+            segments[index].append(Segment(start / rate, end / rate, tuple(found[i])))
+        return [
+            self._transcript(waveform, parts)
+            for waveform, parts in zip(waveforms, segments, strict=True)
+        ]
+
+    def _read(self, index: int, recording: Recording) -> FloatArray:
+        if isinstance(recording, (str, os.PathLike)):
+            from voxformer.audio import read_audio
+
+            return read_audio(recording, self.engine.sample_rate)
+        waveform = np.asarray(recording)
+        if waveform.ndim != 1 or waveform.dtype.kind != "f":
+            raise ValueError(
+                f"recording {index}: {waveform.dtype} {list(waveform.shape)}; expected float "
+                f"[samples] in [-1, 1], mono, at {self.engine.sample_rate} Hz"
+            )
+        if not np.isfinite(waveform).all():
+            raise ValueError(f"recording {index}: holds NaN or infinite samples")
+        return waveform.astype(np.float32, copy=False)
+
+    def _aligned(
+        self, encoded: Encoded, row: int, hypotheses: list[Hypothesis]
+    ) -> list[Hypothesis]:
+        """The best hypothesis with timesteps, which attention search does not give."""
+        best = hypotheses[0]
+        if best.token_ids and not best.timesteps:
+            log_probs = encoded.log_probs[row, : encoded.lengths[row]]
+            aligned = ctc_align(log_probs, best, self.vocabulary.blank_id)
+            best = replace(best, timesteps=aligned.timesteps)
+        return [best, *hypotheses[1:]]
+
+    def _transcript(self, waveform: FloatArray, segments: list[Segment]) -> Transcript:
+        words: list[Word] = []
+        for segment in segments:
+            words += words_of(
+                segment.hypotheses[0], self.vocabulary, self.engine.frame_shift_s, segment.start
+            )
+        return Transcript(
+            text=" ".join(segment.text for segment in segments if segment.text),
+            words=tuple(words),
+            duration=len(waveform) / self.engine.sample_rate,
+            segments=tuple(segments),
+        )

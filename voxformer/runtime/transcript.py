@@ -1,0 +1,194 @@
+"""Transcripts with times, and the formats they are written in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from voxformer.decoding import Hypothesis
+from voxformer.runtime.options import SPACE, Vocabulary
+
+CUE_SECONDS = 6.0
+CUE_CHARACTERS = 80
+PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, and where it is in the recording.
+
+    CTC spikes say where a word's tokens peak, not where its sound begins and ends: expect the times
+    to be right to a tenth of a second or two.
+    """
+
+    text: str
+    start: float
+    """Seconds: the frame of its first token."""
+    end: float
+    """Seconds: the end of the frame of its last token."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a recording that was recognised in one go."""
+
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds."""
+    hypotheses: tuple[Hypothesis, ...]
+    """N-best, best first; their timesteps count from `start`."""
+
+    @property
+    def text(self) -> str:
+        """The best hypothesis' text."""
+        return self.hypotheses[0].text
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording."""
+
+    text: str
+    words: tuple[Word, ...]
+    duration: float
+    """Seconds of audio."""
+    segments: tuple[Segment, ...]
+    """One, unless the recording was too long to be recognised in one go."""
+
+    @property
+    def hypotheses(self) -> tuple[Hypothesis, ...]:
+        """N-best of a recording of one segment; of more segments, see there: empty."""
+        return self.segments[0].hypotheses if len(self.segments) == 1 else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; times in seconds."""
+        return {
+            "text": self.text,
+            "duration": self.duration,
+            "words": [asdict(word) for word in self.words],
+            "segments": [
+                {
+                    "start": segment.start,
+                    "end": segment.end,
+                    "text": segment.text,
+                    "hypotheses": [_plain(hypothesis) for hypothesis in segment.hypotheses],
+                }
+                for segment in self.segments
+            ],
+        }
+
+
+def words_of(
+    hypothesis: Hypothesis, vocabulary: Vocabulary, frame_shift_s: float, start: float = 0.0
+) -> list[Word]:
+    """Words of a hypothesis with their times.
+
+    Args:
+        hypothesis: with timesteps; without them (its tokens could not be aligned) all its words
+            get `start` as both their times.
+        vocabulary: of the model.
+        frame_shift_s: seconds between encoder frames.
+        start: seconds, where frame 0 is.
+    """
+    words: list[Word] = []
+    pieces: list[str] = []
+    frames: list[int] = []
+
+    def finish() -> None:
+        if pieces:
+            first = start + frames[0] * frame_shift_s if frames else start
+            last = start + (frames[-1] + 1) * frame_shift_s if frames else start
+            words.append(Word("".join(pieces), round(first, 3), round(last, 3)))
+        pieces.clear()
+        frames.clear()
+
+    for index, token_id in enumerate(hypothesis.token_ids):
+        piece = vocabulary.tokens[token_id]
+        if piece.startswith(SPACE):
+            finish()
+        sound = piece.replace(SPACE, "")
+        if sound:
+            pieces.append(sound)
+            frames.extend(hypothesis.timesteps[index : index + 1])
+    finish()
+    return words
+
+
+def to_txt(transcript: Transcript) -> str:
+    """The text, one line."""
+    return transcript.text + "\n"
+
+
+def to_json_text(transcript: Transcript) -> str:
+    """One JSON object."""
+    return json.dumps(transcript.to_json(), ensure_ascii=False, indent=2) + "\n"
+
+
+def to_srt(transcript: Transcript) -> str:
+    """SubRip subtitles."""
+    blocks = [
+        f"{number}\n{_clock(cue[0].start, ',')} --> {_clock(cue[-1].end, ',')}\n{_line(cue)}\n"
+        for number, cue in enumerate(_cues(transcript.words), start=1)
+    ]
+    return "\n".join(blocks)
+
+
+def to_vtt(transcript: Transcript) -> str:
+    """WebVTT subtitles (W3C)."""
+    blocks = [
+        f"{_clock(cue[0].start, '.')} --> {_clock(cue[-1].end, '.')}\n{_line(cue)}\n"
+        for cue in _cues(transcript.words)
+    ]
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {
+    "txt": to_txt,
+    "json": to_json_text,
+    "srt": to_srt,
+    "vtt": to_vtt,
+}
+
+
+def _cues(words: Iterable[Word]) -> list[list[Word]]:
+    """Words in cues that end at a pause, or when they get too long to read."""
+    cues: list[list[Word]] = []
+    for word in words:
+        cue = cues[-1] if cues else []
+        if (
+            cue
+            and word.start - cue[-1].end <= PAUSE_SECONDS
+            and word.end - cue[0].start <= CUE_SECONDS
+            and len(_line([*cue, word])) <= CUE_CHARACTERS
+        ):
+            cue.append(word)
+        else:
+            cues.append([word])
+    return cues
+
+
+def _line(words: Iterable[Word]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _clock(seconds: float, point: str) -> str:
+    """Time as both formats write it: 01:02:03.456, with a comma in SubRip."""
+    milliseconds = round(seconds * 1000)
+    whole, thousandths = divmod(milliseconds, 1000)
+    minutes, second = divmod(whole, 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour:02d}:{minute:02d}:{second:02d}{point}{thousandths:03d}"
+
+
+def _plain(hypothesis: Hypothesis) -> dict[str, Any]:
+    return {
+        "text": hypothesis.text,
+        "score": hypothesis.score,
+        "ctc_score": hypothesis.ctc_score,
+        "attention_score": hypothesis.attention_score,
+        "confidence": hypothesis.confidence,
+        "truncated": hypothesis.truncated,
+    }
