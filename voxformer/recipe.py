@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from voxformer.config import RunConfig, load_config
-from voxformer.data.manifest import read_manifest
-from voxformer.data.manifest import DataError
+from voxformer.data.manifest import DataError, read_manifest
 from voxformer.text.atomic import write_atomically
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -108,24 +107,17 @@ def evaluate_bundle(
     The result is written to out/results.json as well.
     """
     from voxformer.evaluation import evaluate
-    from voxformer.runtime import MODES, DecodingOptions, Vocabulary
-    from voxformer.runtime.bundle import Bundle
-    from voxformer.runtime.onnx_engine import OnnxEngine
-    from voxformer.runtime.torch_engine import TorchEngine
-    from voxformer.training.checkpoint import load_model_checkpoint
+    from voxformer.evaluation.models import open_model
+    from voxformer.runtime import MODES
 
-    loaded = load_model_checkpoint(checkpoint)
-    opened = Bundle.load(bundle)
-    vocabulary = Vocabulary.from_tokens(loaded.tokens)
-    options = DecodingOptions.from_mapping(opened.decoding)
-    engines = {"onnxruntime": OnnxEngine(opened), "torch": TorchEngine(loaded.model)}
+    models = {"onnxruntime": open_model(bundle), "torch": open_model(checkpoint)}
     results: dict[str, Any] = {"bundle": str(bundle), "sets": {}}
     for name, manifest in corpus.tests.items():
         utterances = read_manifest(manifest)
         results["sets"][name] = {}
-        for engine_name, engine in engines.items():
+        for engine_name, model in models.items():
             say(f"{name}: every mode with {engine_name}")
-            found = evaluate(engine, vocabulary, utterances, MODES, options)
+            found = evaluate(model.engine, model.vocabulary, utterances, MODES, model.options)
             results["sets"][name][engine_name] = found.to_json(utterances=False)
     write_atomically(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
@@ -183,9 +175,23 @@ def _train(config: RunConfig, stage: str) -> float:
 
 
 def _export(checkpoint: Path, corpus: Corpus, bundle: Path, say: Say) -> Path:
-    from voxformer.export import export_bundle
+    from voxformer.export import Provenance, export_bundle
+    from voxformer.training.checkpoint import load_model_checkpoint
 
+    if (bundle / "bundle.json").is_file():
+        say(f"export: {bundle} is there already")
+        return bundle
     began = time.monotonic()
-    export_bundle(checkpoint, bundle, manifest=corpus.dev)
-    say(f"export: {bundle}, parity checked, {time.monotonic() - began:.0f} s")
+    loaded = load_model_checkpoint(checkpoint)
+    export_bundle(
+        loaded.model,
+        loaded.tokens,
+        loaded.config,
+        bundle,
+        corpus.dev,
+        max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
+        provenance=Provenance.from_metadata(checkpoint, loaded.metadata),
+        say=lambda line: say(f"export: {line}"),
+    )
+    say(f"export: {bundle}, {time.monotonic() - began:.0f} s")
     return bundle

@@ -105,7 +105,7 @@ def test_a_run_is_never_overwritten(make_config) -> None:  # type: ignore[no-unt
 
 def test_missing_file_is_an_error_that_names_it(make_config) -> None:  # type: ignore[no-untyped-def]
     for key in ("resume_from", "init_from"):
-        with pytest.raises(CheckpointError, match="nowhere.pt: no such checkpoint"):
+        with pytest.raises(CheckpointError, match=r"nowhere\.pt: no such checkpoint"):
             train(make_config("ctc", **{key: "nowhere.pt"}), "run")
 
 

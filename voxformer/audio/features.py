@@ -1,9 +1,9 @@
 """The one log-mel front end: training, PyTorch inference and the exported graphs all run this code.
 
 Kaldi's fbank (Povey window, pre-emphasis, HTK mel scale, no dither, `snip_edges`), computed as one
-strided convolution: removing the frame's mean, pre-emphasis, windowing and the Fourier transform are
-all linear in the frame, so they fold into a single kernel. Plain ops are the price of being exported to
-any engine; it costs about 41 MFLOP per second of audio.
+strided convolution: removing the frame's mean, pre-emphasis, windowing and the Fourier transform
+are all linear in the frame, so they fold into a single kernel. Plain ops are the price of being
+exported to any engine; it costs about 41 MFLOP per second of audio.
 """
 
 from __future__ import annotations

@@ -77,16 +77,14 @@ def _synthesise(folder: Path, say: Any) -> Path:
 
 
 def _table(results: dict[str, Any]) -> str:
-    lines = [
-        f"{'test set':16} {'mode':11} {'WER':>7}  {'95 % interval':>15}  "
-        f"{'RTF onnxruntime':>15} {'RTF torch':>10}"
-    ]
+    heads = ("test set", "mode", "WER", "95 % interval", "RTF ort", "RTF torch")
+    lines = ["{:16} {:11} {:>7}  {:>15}  {:>8} {:>10}".format(*heads)]
     for name, engines in results["sets"].items():
         for mode, found in engines["onnxruntime"]["modes"].items():
             low, high = found["wer_interval"]
             other = engines["torch"]["modes"][mode]
             lines.append(
                 f"{name:16} {mode:11} {found['wer']:7.2%}  {low:6.2%} - {high:6.2%}  "
-                f"{found['rtf']:15.4f} {other['rtf']:10.4f}"
+                f"{found['rtf']:8.4f} {other['rtf']:10.4f}"
             )
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Every setting of a training run, with its meaning, range and default.
 
 The models are data: nothing here opens a file or imports torch. A field's docstring is its
-documentation (`use_attribute_docstrings`), so that the reference in the docs is made from this file.
+documentation (`use_attribute_docstrings`), so that the reference in the docs is made from this
+file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""BEST-RQ pre-training (Chiu et al. 2022, "Self-supervised learning with random-projection quantizer").
+"""BEST-RQ pre-training (Chiu et al. 2022, "Self-supervised learning with random-projection
+quantizer").
 
-Labels come from a fixed random projection of stacked feature frames and a fixed random codebook; the
-encoder sees the features with spans replaced by noise and predicts the labels of the masked frames.
+Labels come from a fixed random projection of stacked feature frames and a fixed random codebook;
+the encoder sees the features with spans replaced by noise and predicts the labels of the masked
+frames.
 """
 
 from __future__ import annotations

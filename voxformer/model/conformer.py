@@ -1,7 +1,7 @@
 """One Conformer layer (Gulati et al. 2020) with rotary attention and LayerNorm in the convolution.
 
-BatchNorm is avoided on purpose: its statistics mix utterances and padding, which breaks the rule that
-batch-mates never change a result.
+BatchNorm is avoided on purpose: its statistics mix utterances and padding, which breaks the rule
+that batch-mates never change a result.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] to the same shape."""
         return self.dropout(self.project(F.silu(self.expand(self.norm(x)))))
 
 
@@ -42,6 +43,7 @@ class RotarySelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """x [batch, time, d_model]; bias [batch, 1, 1, time]; tables [time, head_dim]."""
         batch, time, width = x.shape
         packed = self.query_key_value(self.norm(x)).view(batch, time, 3, self.num_heads, -1)
         query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D) each
@@ -64,6 +66,7 @@ class ConvolutionModule(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [batch, time, d_model]; mask bool [batch, time]."""
         x = F.glu(self.gate(self.norm(x)), dim=-1)
         x = zero_padding(x, mask)
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)

@@ -1,11 +1,13 @@
 """Transformer attention decoder: teacher forcing and rescoring in one pass, or step by step.
 
 The step form keeps a cache for self-attention only. Cross-attention absorbs the key and value
-projections into the query and the output (q·(W e) = (Wᵀ q)·e), so that a step reads the encoder output
-itself: nothing is projected or cached per hypothesis.
+projections into the query and the output (q·(W e) = (Wᵀ q)·e), so that a step reads the encoder
+output itself: nothing is projected or cached per hypothesis.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class CausalSelfAttention(nn.Module):
         return query, key, value
 
     def forward(self, x: Tensor, bias: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """x [rows, time, d_model]; bias hides the future; tables [time, head_dim]."""
         query, key, value = self._heads(x)
         query = apply_rotary(query, cosine, sine)
         key = apply_rotary(key, cosine, sine)
@@ -150,7 +153,7 @@ class AttentionDecoder(nn.Module):
         causal = ahead.to(x.dtype)[None, None]
         bias = attention_bias(length_mask(encoder_lengths, frames), x.dtype)
         cosine, sine = rotary_tables(length, self.head_dim, x.device, x.dtype)
-        for layer in self.layers:
+        for layer in self._layers():
             x = x + layer.self_attention(x, causal, cosine, sine)
             grouped = x.reshape(batch, -1, width)  # (B, n·length, D): keys are shared by the n rows
             attended = layer.cross_attention(grouped, encoder_out, bias)
@@ -178,7 +181,7 @@ class AttentionDecoder(nn.Module):
         position = cache.size(4)
         cosine, sine = rotary_tables(1, self.head_dim, x.device, x.dtype, start=position)
         grown = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._layers()):
             attended, key, value = layer.self_attention.step(
                 x, cache[index, 0], cache[index, 1], cosine, sine
             )
@@ -192,6 +195,11 @@ class AttentionDecoder(nn.Module):
         """The cache before the first step."""
         weight = self.embedding.weight
         return weight.new_zeros(len(self.layers), 2, rows, self.num_heads, 0, self.head_dim)
+
+    def _layers(self) -> Iterator[DecoderLayer]:
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            yield layer
 
     def _logits(self, x: Tensor) -> Tensor:
         return F.linear(self.norm(x), self.embedding.weight, self.output_bias)

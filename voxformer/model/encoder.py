@@ -1,8 +1,8 @@
 """Multi-rate Conformer encoder: blocks in the middle run at a lower frame rate.
 
-As in Zipformer (Yao et al. 2024), a block may halve the frame rate, run its layers there, and be brought
-back by repetition and a learned per-channel bypass. Attention then costs a quarter and everything else
-a half in that block, and its layers see twice the context.
+As in Zipformer (Yao et al. 2024), a block may halve the frame rate, run its layers there, and be
+brought back by repetition and a learned per-channel bypass. Attention then costs a quarter and
+everything else a half in that block, and its layers see twice the context.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 def rotary_tables(
     length: int, head_dim: int, device: torch.device, dtype: torch.dtype, start: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine tables, each [length, head_dim], for positions start to start + length - 1."""
+    """Cosine and sine tables, each [length, head_dim], for positions from `start` on."""
     exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
     frequencies = torch.pow(10000.0, -exponent)
     positions = torch.arange(start, start + length, device=device, dtype=torch.float32)

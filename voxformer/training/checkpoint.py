@@ -1,8 +1,8 @@
 """What survives a run: `step_N.pt`, `epoch_N.pt`, `latest.pt` and `best.pt` in the run folder.
 
-A checkpoint is data from a stranger: it is loaded with `weights_only=True` after its digest was checked,
-and holds nothing but tensors, numbers and strings. The tokenizer travels inside it, so that a checkpoint
-alone is enough to go on, evaluate or export.
+A checkpoint is data from a stranger: it is loaded with `weights_only=True` after its digest was
+checked, and holds nothing but tensors, numbers and strings. The tokenizer travels inside it, so
+that a checkpoint alone is enough to go on, evaluate or export.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def load_model_checkpoint(path: str | Path) -> LoadedModel:
     """A checkpoint of stage 2 or later as a model that is ready to run.
 
     Raises:
-        CheckpointError: as `load_checkpoint`, or a pre-training checkpoint, which has no vocabulary.
+        CheckpointError: as `load_checkpoint`, or of stage 1, which has no vocabulary.
     """
     state = load_checkpoint(path)
     if state["stage"] == "pretrain":
@@ -165,7 +165,7 @@ def load_matching_weights(
     if wrong:
         name = wrong[0]
         raise CheckpointError(
-            f"{path}: {name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here "
+            f"{path}: {name} is {tuple(weights[name].shape)} there, {tuple(own[name].shape)} here "
             f"({len(wrong)} tensors differ); init_from needs the same sizes"
         )
     if not taken:

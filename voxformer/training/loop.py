@@ -1,8 +1,9 @@
 """The training loop: one optimiser step after another, each a function of the run's position.
 
-Nothing here depends on what happened before but through the saved state: dropout is reseeded from (seed,
-step), augmentation from (seed, epoch, utterance), batches from (seed, epoch, index). A resumed run is
-therefore bit-equal to one that was never stopped (same build, instruction set and thread count).
+Nothing here depends on what happened before but through the saved state: dropout is reseeded from
+(seed, step), augmentation from (seed, epoch, utterance), batches from (seed, epoch, index). A
+resumed run is therefore bit-equal to one that was never stopped (same build, instruction set and
+thread count).
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def train(config: RunConfig, name: str) -> int:
         name: of the config, for the default run folder.
 
     Returns:
-        Exit code: 0 done, 3 out of disk, 4 stopped by the run's own watch, 130/143 after saving on a
+        Exit code: 0 done, 3 out of disk, 4 stopped by the run's watch, 130/143 after saving on a
         signal.
 
     Raises:

@@ -69,7 +69,7 @@ class Monitor:
             handler.close()
 
     def row(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Append one row; numbers go to TensorBoard as well. Non-finite numbers are written as null."""
+        """Append one row; numbers go to TensorBoard as well. What is not finite becomes null."""
         clean = {k: _finite(v) for k, v in values.items()}
         row = {"type": kind, "step": step, "time": round(time.time(), 3), **clean}
         self._metrics.write(json.dumps(row) + "\n")

@@ -1,11 +1,12 @@
 """What each stage optimises.
 
-An objective first says what a micro-batch counts for (`weigh`), then gives that micro-batch's share of the
-step's loss, divided by the totals of the whole step. Summed over the step's micro-batches, gradients are
-those of one large batch whatever the lengths, and so are the reported means.
+An objective first says what a micro-batch counts for (`weigh`), then gives that micro-batch's
+share of the step's loss, divided by the totals of the whole step. Summed over the step's
+micro-batches, gradients are those of one large batch whatever the lengths, and so are the reported
+means.
 
-The supervised loss is `ctc_weight·ctc + (1 - ctc_weight)·ce + cr_ctc_weight·cr`, each term in nats per target
-token.
+The supervised loss is `ctc_weight·ctc + (1 - ctc_weight)·ce + cr_ctc_weight·cr`, each term in nats
+per target token.
 """
 
 from __future__ import annotations
@@ -66,12 +67,14 @@ class PretrainObjective:
         self.counts = torch.zeros(config.num_codebooks, config.codebook_size, dtype=torch.int64)
 
     def weigh(self, batch: Batch) -> dict[str, float]:
+        """See `Objective.weigh`."""
         # Masks are drawn from seeds, so their number is known before the forward pass.
         lengths = self.module.front_end.frame_lengths(batch.waveform_lengths)
         frames = -(-int(lengths.max()) // 4) if len(batch) else 0
         return {"masked": float(self.module.mask(lengths, frames, batch.seeds).sum())}
 
     def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
+        """See `Objective.share`."""
         output = self.module(
             batch.waveforms.to(self.device), batch.waveform_lengths.to(self.device), batch.seeds
         )
@@ -123,12 +126,14 @@ class SupervisedObjective:
         self.freeze_encoder = freeze_encoder
 
     def weigh(self, batch: Batch) -> dict[str, float]:
+        """See `Objective.weigh`."""
         return {
             "tokens": float(batch.token_lengths.sum()),
             "tokens_and_ends": float(batch.token_lengths.sum() + len(batch)),
         }
 
     def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
+        """See `Objective.share`."""
         two_views = self.cr_ctc_weight > 0.0 and ctc_weight > 0.0 and not self.freeze_encoder
         tokens = batch.tokens.to(self.device)
         token_lengths = batch.token_lengths.to(self.device)
@@ -226,7 +231,7 @@ def decoder_loss_sum(
     token_lengths: Tensor,
     label_smoothing: float,
 ) -> tuple[Tensor, float]:
-    """Teacher-forced cross-entropy over tokens and `</s>`, summed, and the number predicted right."""
+    """Teacher-forced cross-entropy over tokens and `</s>`, summed, and how many were right."""
     boundary = torch.full_like(token_lengths, model.sos_eos_id).unsqueeze(1)
     inputs = torch.cat([boundary, tokens], dim=1)
     steps = torch.arange(inputs.size(1), device=tokens.device).unsqueeze(0)

@@ -53,7 +53,7 @@ def ctc_weight_at(step: int, total_steps: int, start: float, end: float) -> floa
 class WeightAverage:
     """Exponential moving average of the trainable weights (Polyak averaging).
 
-    The decay starts small, (1 + n)/(10 + n), so that early averages are not held at the start values.
+    The decay starts small, (1 + n)/(10 + n): early averages are not held at the start values.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

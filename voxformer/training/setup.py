@@ -1,4 +1,4 @@
-"""From a config to everything that the loop needs: folder, tokenizer, data, network, starting point."""
+"""From a config to what the loop needs: folder, tokenizer, data, network, starting point."""
 
 from __future__ import annotations
 

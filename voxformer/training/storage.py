@@ -1,8 +1,8 @@
 """Files that are complete and verifiable under their final name, or not there at all.
 
-Order of a write: temporary name, data, flush, fsync, digest in place, rename, fsync of the folder. When an
-existing file is replaced, its digest file names the old and the new digest until the rename is done, so
-that a kill at any instant leaves a file that one of the two describes.
+Order of a write: temporary name, data, flush, fsync, digest in place, rename, fsync of the folder.
+When an existing file is replaced, its digest file names the old and the new digest until the
+rename is done, so that a kill at any instant leaves a file that one of the two describes.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def link_verified(source: Path, path: Path) -> None:
 
 
 def remove_verified(path: Path) -> None:
-    """Delete a file, then its digest: in this order a digest never describes a file not yet there."""
+    """Delete a file, then its digest; a digest alone is what a stopped write leaves too."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Evaluation during training: losses, whether the decoder listens, and WER of each decoding mode."""
+"""Evaluation during training: losses, whether the decoder listens, WER of each mode."""
 
 from __future__ import annotations
 
