@@ -1,7 +1,15 @@
 """Export: a checkpoint becomes a bundle that runs without PyTorch, or nothing is written."""
 
 from .bundle import Provenance, export_bundle
+from .checkpoint import export_checkpoint
 from .errors import ExportRefused
 from .onnx_export import EXPORTERS, Exporter
 
-__all__ = ["EXPORTERS", "ExportRefused", "Exporter", "Provenance", "export_bundle"]
+__all__ = [
+    "EXPORTERS",
+    "ExportRefused",
+    "Exporter",
+    "Provenance",
+    "export_bundle",
+    "export_checkpoint",
+]

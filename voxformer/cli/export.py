@@ -37,27 +37,10 @@ def run(args: argparse.Namespace) -> int:
         raise ExportUsageError("TensorRT engines are not built by this version; leave out --trt")
     if args.precision != "fp32":
         raise ExportUsageError(f"--precision {args.precision} is not in this version; use fp32")
-    from pathlib import Path
-
     from voxformer.evaluation.models import newest_checkpoint
-    from voxformer.export import Provenance, export_bundle
-    from voxformer.training.checkpoint import load_model_checkpoint
+    from voxformer.export import export_checkpoint
 
-    checkpoint = Path(args.checkpoint) if args.checkpoint else newest_checkpoint()
-    loaded = load_model_checkpoint(checkpoint)
-    manifest = args.manifest or loaded.config.data.valid_manifest
-    if manifest is None:
-        print("no --manifest and no data.valid_manifest: error rates are not compared")
-    out = export_bundle(
-        loaded.model,
-        loaded.tokens,
-        loaded.config,
-        args.out or Path("bundles") / checkpoint.resolve().parent.name,
-        manifest,
-        max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
-        provenance=Provenance.from_metadata(checkpoint, loaded.metadata),
-        exporter=args.exporter,
-        say=print,
-    )
+    checkpoint = args.checkpoint or newest_checkpoint()
+    out = export_checkpoint(checkpoint, args.out, args.manifest, exporter=args.exporter, say=print)
     print(f"wrote {out}")
     return 0

@@ -38,7 +38,7 @@ def summary(evaluation: Evaluation) -> str:
             )
     lines.append(
         f"{len(first_mode(evaluation).utterances)} utterances, {evaluation.audio_seconds:.1f} s; "
-        f"{evaluation.engine}, {evaluation.threads or 'unknown number of'} threads"
+        f"{evaluation.engine}, {evaluation.threads} threads"
     )
     lines += [f"skipped {name}: {reason}" for name, reason in evaluation.skipped]
     return "\n".join(lines)

@@ -73,7 +73,7 @@ class Engine(Protocol):
 
     @property
     def threads(self) -> int:
-        """CPU threads that the arithmetic may use; 0 where the library chose and does not say."""
+        """CPU threads that the arithmetic may use."""
         ...
 
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:

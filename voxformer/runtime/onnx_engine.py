@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from voxformer.decoding.ctc import available_cores
 from voxformer.runtime.bundle import GRAPH_NAMES, Bundle
 from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray
 
@@ -24,7 +25,7 @@ class OnnxEngine:
         sample_rate: of the waveforms, in Hz.
         frame_shift_s: seconds between encoder frames.
         provider: `cpu`, `cuda`, or the full name of an execution provider.
-        threads: for the arithmetic of one operator; 0 leaves ONNX Runtime's choice (all cores).
+        threads: for the arithmetic of one operator; 0 takes the cores that this process may use.
 
     Raises:
         EngineError: ONNX Runtime, or the provider that was asked for, is not there.
@@ -41,7 +42,7 @@ class OnnxEngine:
         self._folder = Path(folder)
         self._sample_rate = sample_rate
         self._frame_shift_s = frame_shift_s
-        self._threads = threads
+        self._threads = threads or available_cores()
         self._ort = _import_onnxruntime()
         self.provider = _checked_provider(self._ort, provider)
         encoder, self._decoder_name, self._step_name = GRAPH_NAMES
@@ -71,7 +72,7 @@ class OnnxEngine:
 
     @property
     def threads(self) -> int:
-        """CPU threads; 0 where ONNX Runtime chose."""
+        """CPU threads of one operator's arithmetic."""
         return self._threads
 
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:

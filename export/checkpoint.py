@@ -1,0 +1,54 @@
+"""From a checkpoint file to a bundle: what `voxformer export` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from voxformer.training.checkpoint import load_model_checkpoint
+
+from .bundle import Provenance, export_bundle
+from .onnx_export import Exporter
+
+BUNDLES = "bundles"
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    manifest: str | Path | None = None,
+    *,
+    exporter: Exporter = "dynamo",
+    say: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """Export a checkpoint of stage 2 or later; see `export_bundle`.
+
+    Args:
+        checkpoint: a file that training wrote; the averaged weights are taken where it has them.
+        out: the bundle's directory; default `bundles/<name of the run>`.
+        manifest: speech for the gate; default the run's `data.valid_manifest`, if it has one.
+        exporter: see `export_graphs`.
+        say: called with a line for each step.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        ExportRefused: the graphs are not the model, or `out` is something else.
+        DataError: the manifest cannot be used.
+    """
+    checkpoint = Path(checkpoint)
+    loaded = load_model_checkpoint(checkpoint)
+    if manifest is None:
+        manifest = loaded.config.data.valid_manifest
+    if manifest is None:
+        say("no manifest and no data.valid_manifest: error rates are not compared")
+    return export_bundle(
+        loaded.model,
+        loaded.tokens,
+        loaded.config,
+        Path(BUNDLES) / checkpoint.resolve().parent.name if out is None else out,
+        manifest,
+        max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
+        provenance=Provenance.from_metadata(checkpoint, loaded.metadata),
+        exporter=exporter,
+        say=say,
+    )
