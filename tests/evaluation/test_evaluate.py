@@ -115,6 +115,15 @@ def test_progress_ends_at_all(engine, vocabulary, utterances):
     assert seen == [(4, 9), (8, 9), (9, 9)]
 
 
+@pytest.mark.parametrize("batches", [1, 2, 9])
+def test_warm_up_is_in_no_figure(evaluation, engine, vocabulary, utterances, batches):
+    warm = evaluate(
+        engine, vocabulary, utterances, ["ctc_beam"], OPTIONS, batch_size=4, warm_up=batches
+    )
+    assert warm.audio_seconds == evaluation.audio_seconds
+    assert warm.modes["ctc_beam"].utterances == evaluation.modes["ctc_beam"].utterances
+
+
 def test_text_reports_name_modes_and_align_errors(evaluation):
     table = summary(evaluation)
     assert all(mode in table for mode in MODES)
