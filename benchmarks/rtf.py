@@ -102,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
-    parser.add_argument("--provider", default="cpu", help="of onnxruntime: cpu or cuda")
+    parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", metavar="FILE", help="write results and circumstances here")
     return parser.parse_args()
 
@@ -113,7 +113,7 @@ def _models(args: argparse.Namespace, bundle: Bundle) -> Iterator[tuple[str, Ope
         if name == "onnxruntime":
             yield name, open_bundle(bundle, args.provider, args.threads)
         else:
-            yield name, open_checkpoint(_checkpoint(args, bundle), args.threads)
+            yield name, open_checkpoint(_checkpoint(args, bundle), args.provider, args.threads)
 
 
 def _checkpoint(args: argparse.Namespace, bundle: Bundle) -> Path:

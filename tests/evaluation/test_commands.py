@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from voxformer.cli import main
 from voxformer.config import RunConfig
@@ -136,8 +137,15 @@ def test_help_has_an_example(command, capsys):
 def test_open_model_names_what_is_missing(place):
     with pytest.raises(ModelError, match="no run under nowhere/"):
         newest_checkpoint("nowhere")
-    with pytest.raises(EngineError, match="no FpgaExecutionProvider"):
-        open_model("bundles/tiny", provider="FpgaExecutionProvider")
+
+
+@pytest.mark.parametrize("path", ["bundles/tiny", "checkpoints/tiny/best.pt"])
+def test_device_that_is_not_there_is_an_error_for_either_engine(path):
+    with pytest.raises(EngineError, match="FpgaExecutionProvider"):
+        open_model(path, provider="FpgaExecutionProvider")
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineError, match="CUDA"):
+            open_model(path, provider="cuda")
 
 
 def run_rtf(*arguments):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
+import onnx
 import pytest
 import torch
 
 from voxformer.config import ModelConfig, RunConfig
+from voxformer.export import bundle
 from voxformer.export.onnx_export import export_graphs
 from voxformer.model import VoxFormer
 from voxformer.runtime import Vocabulary
@@ -46,3 +50,19 @@ def graphs(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("graphs")
     export_graphs(model, folder, {}, "trace")
     return folder
+
+
+@pytest.fixture
+def exports(graphs, monkeypatch):
+    """`export_bundle` with graphs made beforehand, changed by what is put into the dictionary."""
+    edits = {}
+
+    def copy_graphs(model, folder, metadata, exporter):
+        shutil.copytree(graphs, folder, dirs_exist_ok=True)
+        for name, edit in edits.items():
+            proto = onnx.load(folder / name)
+            edit(proto.graph)
+            onnx.save(proto, folder / name)
+
+    monkeypatch.setattr(bundle, "export_graphs", copy_graphs)
+    return edits

@@ -54,12 +54,12 @@ def test_bundle_says_what_is_in_it_and_where_it_comes_from(model, vocabulary, co
     assert said
 
 
-def test_cap_of_the_config_goes_before_the_measured_one(model, vocabulary, config, tmp_path):
+def test_cap_of_the_config_goes_before_the_measured_one(
+    exports, model, vocabulary, config, tmp_path
+):
     decoding = config.decoding.model_copy(update={"max_tokens_per_second": 2.0})
     own = config.model_copy(update={"decoding": decoding})
-    out = export_bundle(
-        model, vocabulary.tokens, own, tmp_path / "out", max_tokens_per_second=4.5, exporter="trace"
-    )
+    out = export_bundle(model, vocabulary.tokens, own, tmp_path / "out", max_tokens_per_second=4.5)
     assert read_bundle(out).decoding.max_tokens_per_second == 2.0
 
 
@@ -90,13 +90,15 @@ def test_place_that_holds_something_else_is_left_alone(model, vocabulary, config
     assert (tmp_path / "thesis.txt").read_text("utf-8") == "years of work"
 
 
-def test_killed_while_writing_leaves_no_bundle(model, vocabulary, config, tmp_path, monkeypatch):
+def test_killed_while_writing_leaves_no_bundle(
+    exports, model, vocabulary, config, tmp_path, monkeypatch
+):
     def killed(path, text):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bundle, "_write", killed)
     with pytest.raises(KeyboardInterrupt):
-        export_bundle(model, vocabulary.tokens, config, tmp_path / "out", exporter="trace")
+        export_bundle(model, vocabulary.tokens, config, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

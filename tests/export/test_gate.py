@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from voxformer.data import Utterance, write_manifest
 from voxformer.evaluation import ErrorCounts
-from voxformer.export import ExportRefused, bundle, export_bundle, parity
+from voxformer.export import ExportRefused, export_bundle, parity
 from voxformer.model.masks import MASKED
 from voxformer.runtime import encode, pad_batch
 from voxformer.runtime.onnx_engine import OnnxEngine
@@ -97,20 +97,6 @@ BROKEN = {
     "step without encoder lengths": ("decoder_step.onnx", without("encoder_lengths")),
     "step with a dead cache": ("decoder_step.onnx", frozen_cache),
 }
-
-
-@pytest.fixture
-def exports(graphs, monkeypatch):
-    """`export_bundle` with graphs made beforehand, changed by what is put into the dictionary."""
-    edits = {}
-
-    def copy_graphs(model, folder, metadata, exporter):
-        shutil.copytree(graphs, folder, dirs_exist_ok=True)
-        for name, edit in edits.items():
-            edited(folder, name, edit)
-
-    monkeypatch.setattr(bundle, "export_graphs", copy_graphs)
-    return edits
 
 
 @pytest.mark.parametrize("fault", BROKEN)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from voxformer.cli.numbers import fraction, whole
+
 EXAMPLE = "voxformer evaluate --model bundles/an4 --manifest an4-test.jsonl --mode all"
 
 
@@ -19,11 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the whole report here")
     parser.add_argument("--errors", metavar="FILE", help="write every error, aligned, here")
-    parser.add_argument("--batch-size", type=int, default=16, help="utterances in a batch")
-    parser.add_argument("--beam-size", type=int, help="instead of the model's own")
-    parser.add_argument("--ctc-weight", type=float, help="of rescoring, instead of the model's own")
-    parser.add_argument("--provider", default="cpu", help="of a bundle: cpu or cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument("--batch-size", type=whole(1), default=16, help="utterances in a batch")
+    parser.add_argument("--beam-size", type=whole(1), help="instead of the model's own")
+    parser.add_argument(
+        "--ctc-weight", type=fraction, help="of rescoring, instead of the model's own"
+    )
+    parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:

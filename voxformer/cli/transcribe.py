@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from voxformer.cli.numbers import whole
+
 EXAMPLE = "voxformer transcribe meeting.flac --model bundles/an4 --format srt"
+
+
+class TranscribeUsageError(ValueError):
+    """Results would be lost."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="DIR", help="write AUDIO's stem.FORMAT here, not to stdout"
     )
     parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from voxformer.runtime import FORMATS, Recognizer
     from voxformer.text.atomic import write_atomically
 
+    if args.out is not None:
+        _refuse_same_names(args.audio)
     recognizer = Recognizer.load(args.model, provider=args.provider, threads=args.threads)
     transcripts = recognizer.transcribe(args.audio, mode=args.mode)
     if args.out is None and args.format == "json" and len(args.audio) > 1:
@@ -52,3 +60,16 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(f"{audio}\n{write(transcript)}")
     return 0
+
+
+def _refuse_same_names(recordings: list[str]) -> None:
+    """Two recordings of one name would be written to one file."""
+    from pathlib import Path
+
+    first: dict[str, str] = {}
+    for recording in recordings:
+        other = first.setdefault(Path(recording).stem, recording)
+        if other != recording:
+            raise TranscribeUsageError(
+                f"--out: {other} and {recording} would write the same file; use two folders"
+            )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from voxformer.runtime import Bundle, DecodingOptions, Engine, Vocabulary, read_bundle
+from voxformer.runtime import (
+    Bundle,
+    DecodingOptions,
+    Engine,
+    EngineError,
+    Vocabulary,
+    read_bundle,
+)
 
 RUNS = "checkpoints"
 BUNDLE_FOLDERS = ("bundles", "exports")
@@ -30,7 +37,7 @@ def open_model(path: str | Path, provider: str = "cpu", threads: int = 0) -> Ope
 
     Args:
         path: of either.
-        provider: execution provider of a bundle; a checkpoint runs on the CPU.
+        provider: `cpu` or `cuda`; for a bundle also the full name of an execution provider.
         threads: CPU threads for arithmetic and searches; 0 leaves the libraries' choice.
 
     Raises:
@@ -42,7 +49,7 @@ def open_model(path: str | Path, provider: str = "cpu", threads: int = 0) -> Ope
         return open_bundle(read_bundle(path), provider, threads)
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint or bundle")
-    return open_checkpoint(path, threads)
+    return open_checkpoint(path, provider, threads)
 
 
 def open_bundle(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> OpenModel:
@@ -57,13 +64,19 @@ def open_bundle(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> Open
     )
 
 
-def open_checkpoint(path: Path, threads: int = 0) -> OpenModel:
-    """A checkpoint with PyTorch on the CPU."""
+def open_checkpoint(path: Path, provider: str = "cpu", threads: int = 0) -> OpenModel:
+    """A checkpoint with PyTorch, on `cpu` or `cuda`."""
     import torch
 
     from voxformer.runtime.torch_engine import TorchEngine
     from voxformer.training.checkpoint import load_model_checkpoint
 
+    if provider not in ("cpu", "cuda"):
+        raise EngineError(f"PyTorch runs a checkpoint on cpu or cuda, not on {provider}")
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise EngineError(
+            "this PyTorch finds no CUDA device; install a CUDA build and its driver, or ask for cpu"
+        )
     if threads:
         torch.set_num_threads(threads)
     loaded = load_model_checkpoint(path)
@@ -72,7 +85,7 @@ def open_checkpoint(path: Path, threads: int = 0) -> OpenModel:
         values["max_tokens_per_second"] = loaded.metadata["max_tokens_per_second"]
     options = replace(DecodingOptions.from_mapping(values), num_threads=threads)
     vocabulary = Vocabulary.from_tokens(loaded.tokens)
-    return OpenModel(path, TorchEngine(loaded.model), vocabulary, options)
+    return OpenModel(path, TorchEngine(loaded.model.to(provider)), vocabulary, options)
 
 
 def newest_checkpoint(folder: str | Path = RUNS) -> Path:
