@@ -1,0 +1,181 @@
+"""Put the figures of benchmarks/results/*.json into the tables of README.md and docs/results.md.
+
+    python benchmarks/render_results.py            replace what is between the markers
+    python benchmarks/render_results.py --check    exit 1 if a table is not what its file says
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a file's stem. Several
+names, separated by spaces, give one table with a first column `run`. What a file holds is known by
+its keys: the report of `voxformer evaluate --json`, of `benchmarks/rtf.py --json`, results.json or
+training.json of `voxformer quickstart`, or a plain `{"columns": [...], "rows": [[...], ...]}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/results.md")
+RESULTS = "benchmarks/results"
+MARKED = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+MODE_COLUMNS = (
+    "mode",
+    "WER",
+    "95 % interval",
+    "sub / del / ins",
+    "words",
+    "CER",
+    "oracle WER",
+    "reordered",
+    "capped",
+    "RTF",
+    "RTFx",
+)
+
+
+class ResultError(ValueError):
+    """A page or a result file that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, and what they were measured on, if the file says."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    check = parser.parse_args(arguments).check
+    stale = []
+    try:
+        for page in (root / name for name in PAGES):
+            text = page.read_text("utf-8")
+            rendered = render(text, root / RESULTS)
+            if rendered != text:
+                stale.append(page.name)
+                if not check:
+                    page.write_text(rendered, encoding="utf-8")
+    except ResultError as error:
+        print(f"render_results.py: {error}", file=sys.stderr)
+        return 2
+    if check and stale:
+        print(
+            f"stale: {', '.join(stale)}; run python benchmarks/render_results.py", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+def render(text: str, results: Path) -> str:
+    """A page with every marked table made anew.
+
+    Raises:
+        ResultError: a marker without its end, or a result file that is of no known shape.
+    """
+    if text.count("<!-- table:") != len(MARKED.findall(text)):
+        raise ResultError("a `<!-- table: NAME -->` has no `<!-- end -->` of its own")
+
+    def replace(match: re.Match[str]) -> str:
+        return match.group(1) + table(match.group(2).split(), results) + match.group(3)
+
+    return MARKED.sub(replace, text)
+
+
+def table(names: Sequence[str], results: Path) -> str:
+    """One Markdown table of the named result files; those that are missing are named."""
+    found = {name: path for name in names if (path := results / f"{name}.json").is_file()}
+    missing = [name for name in names if name not in found]
+    parts = []
+    if found:
+        parts.append(_markdown({name: _read(path) for name, path in found.items()}, len(names) > 1))
+    if missing:
+        files = ", ".join(f"`{RESULTS}/{name}.json`" for name in missing)
+        parts.append(f"Not measured yet: {files}.\n")
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def _markdown(tables: dict[str, Table], several: bool) -> str:
+    columns = next(iter(tables.values())).columns
+    lines = [columns, tuple("---" for _ in columns)]
+    for name, content in tables.items():
+        if content.columns != columns:
+            raise ResultError(f"{name}.json has other columns than {next(iter(tables))}.json")
+        lines += [(f"`{name}`", *row) if several else row for row in content.rows]
+    if several:
+        lines[:2] = [("run", *columns), ("---", *lines[1])]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = dict.fromkeys(content.note for content in tables.values() if content.note)
+    return text + "".join(f"\n{note}\n" for note in notes)
+
+
+def _read(path: Path) -> Table:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if "columns" in values:
+            rows = [tuple(str(cell) for cell in row) for row in values["rows"]]
+            return Table(tuple(values["columns"]), rows, values.get("note", ""))
+        if "total_seconds" in values:
+            seconds = {**values["seconds"], "all": values["total_seconds"]}
+            cells = [(name, f"{s:.0f}", f"{s / 60:.1f}") for name, s in seconds.items()]
+            return Table(("stage", "seconds of training", "minutes"), cells)
+        if "sets" in values:
+            rows = [
+                (name, *row)
+                for name, engines in values["sets"].items()
+                for evaluation in engines.values()
+                for row in _engine_rows(evaluation)
+            ]
+            return Table(("test set", "engine", *MODE_COLUMNS), rows)
+        if "engines" in values:
+            rows = [row for evaluation in values["engines"] for row in _engine_rows(evaluation)]
+            return Table(("engine", *MODE_COLUMNS), rows, _circumstances(values))
+        return Table(("engine", *MODE_COLUMNS), _engine_rows(values))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultError(f"{path.name}: not a result of a known shape: {error!r}") from None
+
+
+def _engine_rows(evaluation: dict[str, Any]) -> list[tuple[str, ...]]:
+    engine = f"{evaluation['engine']}, {evaluation['threads']} threads"
+    return [(engine, *_mode_row(mode, found)) for mode, found in evaluation["modes"].items()]
+
+
+def _mode_row(mode: str, found: dict[str, Any]) -> tuple[str, ...]:
+    low, high = found["wer_interval_95"]
+    words = found["words"]
+    return (
+        mode,
+        f"{found['wer']:.2%}",
+        f"{low:.2%} - {high:.2%}",
+        f"{words['substitutions']} / {words['deletions']} / {words['insertions']}",
+        str(words["reference_words"]),
+        f"{found['cer']:.2%}",
+        f"{found['oracle_wer']:.2%}",
+        str(found.get("reordered", "")),
+        str(found["capped"]),
+        f"{found['rtf']:.4f}",
+        f"{found['rtfx']:.1f}",
+    )
+
+
+def _circumstances(values: dict[str, Any]) -> str:
+    machine, versions = values["machine"], values["versions"]
+    named = ", ".join(f"{package} {number}" for package, number in versions.items())
+    commit = f", commit {values['commit']}" if values.get("commit") else ""
+    return f"{machine['cpu']}, {machine['cores']} cores; {named}{commit}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Tables in the pages say what the result files say."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from voxformer.evaluation.evaluate import Evaluation, ModeResult, UtteranceResult
+from voxformer.evaluation.wer import ErrorCounts, align_words
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "render_results.py"
+
+PAGE = "# Results\n\n<!-- table: {names} -->\nold\n<!-- end -->\nThe rest.\n"
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    spec = importlib.util.spec_from_file_location("render_results", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("No tables here.\n")
+    return tmp_path
+
+
+def evaluation(engine="torch (cpu)"):
+    """What `voxformer evaluate --json` writes, from the class that writes it."""
+    [words] = align_words(["one two three four"], ["one too three four five"])
+    row = UtteranceResult(
+        id="u1",
+        reference="one two three four",
+        hypothesis="one too three four five",
+        words=words,
+        characters=ErrorCounts(1, 0, 5, 17),
+        capped=True,
+        reordered=True,
+        oracle=ErrorCounts(0, 0, 1, 4),
+    )
+    result = ModeResult(
+        mode="rescoring",
+        utterances=(row,),
+        words=words.counts,
+        characters=row.characters,
+        interval=(0.25, 0.75),
+        repeated=None,
+        oracle=row.oracle,
+        seconds=0.5,
+        audio_seconds=2.0,
+    )
+    return Evaluation(engine, 2, {"rescoring": result}, 2.0).to_json()
+
+
+CELLS = (
+    "rescoring | 50.00% | 25.00% - 75.00% | 1 / 0 / 1 | 4 | 33.33% | 25.00% | 1 | 1 | 0.2500 | 4.0"
+)
+
+
+def write(root, names, **files):
+    (root / "docs" / "results.md").write_text(PAGE.format(names=names))
+    for name, values in files.items():
+        path = root / "benchmarks" / "results" / f"{name}.json"
+        path.write_text(json.dumps(values))
+
+
+def page(root):
+    return (root / "docs" / "results.md").read_text()
+
+
+def test_evaluation_becomes_a_row_for_each_mode(renderer, root):
+    write(root, "an4", an4=evaluation())
+    assert renderer.main([], root) == 0
+    assert f"| torch (cpu), 2 threads | {CELLS} |\n" in page(root)
+    assert "old" not in page(root)
+    assert page(root).endswith("<!-- end -->\nThe rest.\n")
+
+
+def test_engines_of_rtf_are_rows_and_the_machine_is_named(renderer, root):
+    values = {
+        "machine": {"cpu": "Some CPU", "cores": 2},
+        "versions": {"voxformer": "0.1.0", "torch": "2.13.0"},
+        "commit": "abc",
+        "engines": [{"name": e, **evaluation(e)} for e in ("torch", "onnxruntime")],
+    }
+    write(root, "rtf", rtf=values)
+    assert renderer.main([], root) == 0
+    assert f"| torch, 2 threads | {CELLS} |\n| onnxruntime, 2 threads | {CELLS} |\n" in page(root)
+    assert "\nSome CPU, 2 cores; voxformer 0.1.0, torch 2.13.0, commit abc.\n" in page(root)
+
+
+def test_results_of_the_quickstart_name_test_set_and_engine(renderer, root):
+    sets = {"test_voices": {"torch": evaluation("torch"), "onnxruntime": evaluation("ort")}}
+    write(root, "quickstart", quickstart={"bundle": "b", "sets": sets})
+    assert renderer.main([], root) == 0
+    assert f"| test_voices | ort, 2 threads | {CELLS} |\n" in page(root)
+
+
+def test_training_times_are_listed_with_their_sum(renderer, root):
+    values = {"seconds": {"stage1": 90.2, "stage2": 60.0}, "total_seconds": 150.2}
+    write(root, "times", times=values)
+    assert renderer.main([], root) == 0
+    assert "| stage1 | 90 | 1.5 |\n| stage2 | 60 | 1.0 |\n| all | 150 | 2.5 |\n" in page(root)
+
+
+def test_several_files_make_one_table_and_missing_ones_are_named(renderer, root):
+    plain = {"columns": ["steps", "WER"], "rows": [[10, "5 %"]], "note": "Measured once."}
+    write(root, "a b c", a=plain, b={**plain, "rows": [[20, "4 %"]]})
+    assert renderer.main([], root) == 0
+    assert "| run | steps | WER |\n| --- | --- | --- |\n" in page(root)
+    assert "| `a` | 10 | 5 % |\n| `b` | 20 | 4 % |\n" in page(root)
+    assert page(root).count("Measured once.") == 1
+    assert "Not measured yet: `benchmarks/results/c.json`." in page(root)
+
+
+def test_check_writes_nothing_and_fails_until_rendered(renderer, root, capsys):
+    write(root, "an4", an4=evaluation())
+    before = page(root)
+    assert renderer.main(["--check"], root) == 1
+    assert page(root) == before
+    assert "stale: results.md" in capsys.readouterr().err
+    assert renderer.main([], root) == 0
+    assert renderer.main(["--check"], root) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"modes": {"rescoring": {}}}, "a.json: not a result of a known shape"),
+        ([1, 2], "a.json: not a result of a known shape"),
+        ({"columns": ["x"], "rows": [["1"]]}, "a.json has other columns than b.json"),
+    ],
+)
+def test_unusable_files_are_named_and_nothing_is_written(renderer, root, capsys, values, message):
+    write(root, "b a", b=evaluation(), a=values)
+    before = page(root)
+    assert renderer.main([], root) == 2
+    assert message in capsys.readouterr().err
+    assert page(root) == before
+
+
+def test_marker_without_end_is_an_error(renderer, tmp_path):
+    text = "<!-- table: a -->\n<!-- table: b -->\n<!-- end -->\n"
+    with pytest.raises(renderer.ResultError, match="no `<!-- end -->`"):
+        renderer.render(text, tmp_path)
+
+
+def test_pages_of_the_project_are_up_to_date(renderer):
+    assert renderer.main(["--check"]) == 0
