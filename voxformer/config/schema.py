@@ -10,7 +10,14 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -19,6 +26,16 @@ class Section(BaseModel):
     """A section of the file: unknown keys are errors, docstrings are descriptions."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        # Python counts True as 1, so `batch_size: yes` would be a batch of one.
+        wants = cls.model_fields[str(info.field_name)].annotation
+        items = value if isinstance(value, list) else [value]
+        if wants is not bool and any(isinstance(item, bool) for item in items):
+            raise ValueError("should not be true or false")
+        return value
 
 
 class Stage(str, Enum):
@@ -71,20 +88,24 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
+        faults = []
         for key in ("encoder_num_heads", "decoder_num_heads"):
             heads = getattr(self, key)
             if self.d_model % (2 * heads):
-                raise ValueError(
-                    f"d_model {self.d_model} does not divide into {key} {heads} heads of even width"
+                faults.append(
+                    f"d_model {self.d_model} does not divide into {key} {heads} heads of even "
+                    f"width; use a multiple of {2 * heads}"
                 )
         if self.encoder_conv_kernel % 2 == 0:
-            raise ValueError(f"encoder_conv_kernel {self.encoder_conv_kernel} must be odd")
+            faults.append(f"encoder_conv_kernel {self.encoder_conv_kernel} must be odd")
         rates = self.encoder_downsampling
         if rates is not None and len(rates) != self.encoder_num_blocks:
-            raise ValueError(
+            faults.append(
                 f"encoder_downsampling has {len(rates)} entries for "
                 f"encoder_num_blocks {self.encoder_num_blocks}"
             )
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     @property
@@ -143,7 +164,9 @@ class TrainingConfig(Section):
     """Where the cosine ends, over `learning_rate`."""
     weight_decay: float = Field(0.01, ge=0.0, le=10.0)
     """Decoupled weight decay; biases, norms and embeddings are exempt."""
-    adam_betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = [0.9, 0.98]
+    adam_betas: Annotated[
+        list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)
+    ] = [0.9, 0.98]
     """AdamW's moment decay rates."""
     gradient_clip: float = Field(5.0, gt=0.0)
     """Largest global gradient norm; larger gradients are scaled down to it."""
@@ -241,6 +264,15 @@ class DataConfig(Section):
     max_valid_utterances: int | None = Field(None, ge=1)
     """Evaluate on so many utterances at most, spread evenly over the manifest."""
 
+    @model_validator(mode="after")
+    def _durations_fit(self) -> DataConfig:
+        if self.min_duration >= self.max_duration:
+            raise ValueError(
+                f"min_duration {self.min_duration:g} is not below max_duration "
+                f"{self.max_duration:g}"
+            )
+        return self
+
 
 class DecodingConfig(Section):
     """Search options for evaluation, and the defaults written into an exported bundle."""
@@ -270,7 +302,9 @@ class DecodingConfig(Section):
     @model_validator(mode="after")
     def _n_best_fits(self) -> DecodingConfig:
         if self.n_best > self.beam_size:
-            raise ValueError(f"n_best {self.n_best} is larger than beam_size {self.beam_size}")
+            raise ValueError(
+                f"n_best {self.n_best} is larger than beam_size {self.beam_size}; set n_best too"
+            )
         return self
 
 
@@ -310,6 +344,6 @@ class RunConfig(Section):
     def _stage_number(cls, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool):
             if value not in STAGE_NUMBERS:
-                raise ValueError("stage must be 1 to 4, or pretrain, ctc, attention or hybrid")
+                raise ValueError("should be 1 to 4, or pretrain, ctc, attention or hybrid")
             return STAGE_NUMBERS[value]
         return value
