@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 COMMANDS = {
     "quickstart": "make data, train four small stages, evaluate, export, decode, measure RTF",
@@ -46,32 +49,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module = importlib.import_module(f"voxformer.cli.{args.command}")
     try:
-        return int(module.run(args))
+        code = int(module.run(args))
+        sys.stdout.flush()
+        return code
     except ModuleNotFoundError as error:
         extra = INSTALL_HINTS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        print(
-            f"voxformer {args.command}: needs {error.name}: pip install 'voxformer[{extra}]'",
-            file=sys.stderr,
-        )
-        return 2
-    except (ValueError, FileNotFoundError) as error:
-        if type(error) is ValueError:  # not one of ours: a bug should show where it is
+        return _fail(args.command, f"needs {error.name}: pip install 'voxformer[{extra}]'")
+    except BrokenPipeError:
+        # What is still buffered would complain again when the interpreter leaves.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.strerror is None:
             raise
-        for line in str(error).splitlines():
-            print(f"voxformer {args.command}: {line}", file=sys.stderr)
-        return 2
+        where = f"{error.filename}: " if error.filename else ""
+        full = error.errno == errno.ENOSPC
+        hint = "; make space and run it again" if full else ""
+        _fail(args.command, f"{where}{error.strerror.lower()}{hint}")
+        return 3 if full else 2
+    except ValueError as error:
+        if not type(error).__module__.startswith("voxformer."):  # a bug should show where it is
+            raise
+        return _fail(args.command, str(error))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line; the usage is a `--help` away."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _fail(command: str, message: str) -> int:
+    for line in message.splitlines():
+        print(f"voxformer {command}: {line}", file=sys.stderr)
+    return 2
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     from voxformer import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="voxformer",
         description="Train, export and run hybrid CTC-attention speech recognition.",
     )

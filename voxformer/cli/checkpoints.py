@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from voxformer.cli.numbers import whole
+
 EXAMPLE = "voxformer checkpoints verify checkpoints/stage4_fixed"
 
 
@@ -12,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("action", choices=("list", "verify", "prune"))
     parser.add_argument("folder", help="a run folder")
-    parser.add_argument("--keep", type=int, default=3, help="step_N.pt files that prune leaves")
+    parser.add_argument(
+        "--keep", type=whole(1), default=3, help="step_N.pt files that prune leaves"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,11 +25,13 @@ def run(args: argparse.Namespace) -> int:
     from voxformer.training.storage import remove_verified
 
     folder = Path(args.folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; name a run folder")
     files = sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise CheckpointError(f"{folder}: no checkpoints here")
     if args.action == "prune":
-        for path in numbered_checkpoints(folder, "step")[: -max(1, args.keep)]:
+        for path in numbered_checkpoints(folder, "step")[: -args.keep]:
             remove_verified(path)
             print(f"{path.name}: deleted")
         return 0

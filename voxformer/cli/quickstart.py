@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {line}", file=sys.stderr, flush=True)
 
+    _check_recipe(args.recipe, args.overrides)
     data = Path(args.data) if args.data else _synthesise(out / "data", say)
     corpus = corpus_in(data)
     try:
@@ -58,6 +59,15 @@ def run(args: argparse.Namespace) -> int:
     print(f"took         {time.monotonic() - began:.0f} s on {os.cpu_count()} cores")
     print(f"next         voxformer transcribe AUDIO --model {bundle}")
     return 0
+
+
+def _check_recipe(recipe: str, overrides: list[str]) -> None:
+    """A fault in a stage's config shows before minutes are spent on the stages before it."""
+    from voxformer.config import load_config
+    from voxformer.recipe import STAGES
+
+    for stage in STAGES:
+        load_config(f"{recipe}/{stage}", overrides)
 
 
 def _synthesise(folder: Path, say: Any) -> Path:

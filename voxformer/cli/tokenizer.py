@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from voxformer.cli.numbers import whole
+
 EXAMPLE = "voxformer tokenizer --manifest data/train.jsonl --vocab-size 500 --out data/tokenizer"
 
 
@@ -12,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manifest", required=True, action="append", help="JSONL manifest; may be repeated"
     )
-    parser.add_argument("--vocab-size", required=True, type=int, help="number of pieces")
+    parser.add_argument("--vocab-size", required=True, type=whole(2), help="number of pieces")
     parser.add_argument("--out", required=True, help="folder for tokenizer.model and tokens.txt")
     parser.add_argument(
         "--type", choices=("unigram", "bpe", "char"), default="unigram", help="kind of model"

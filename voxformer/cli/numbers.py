@@ -1,0 +1,32 @@
+"""Numbers on the command line, refused with the range that they must lie in."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number of at least `low`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {low}")
+        return number
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    """A type for argparse: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return number
