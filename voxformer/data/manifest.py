@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,7 +96,8 @@ def _read_one(path: Path) -> list[Utterance]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest; `voxformer prepare` makes one") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable UTF-8 manifest: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: not a readable UTF-8 manifest: {reason}") from None
     folder = path.parent.resolve()
     utterances: list[Utterance] = []
     line_of_id: dict[str, int] = {}
@@ -133,6 +133,8 @@ def _parse(line: str, folder: Path) -> tuple[Utterance, bool]:
         raise _BadLine(
             f"not JSON: {error.msg} at column {error.colno}; each line is one JSON object"
         ) from None
+    except (ValueError, RecursionError):
+        raise _BadLine("not an utterance: a number too long, or nested too deeply") from None
     if not isinstance(row, dict):
         raise _BadLine(f"a line is one JSON object, not {type(row).__name__}")
     audio = row.get("audio_filepath")
@@ -142,8 +144,7 @@ def _parse(line: str, folder: Path) -> tuple[Utterance, bool]:
     if (
         not isinstance(duration, (int, float))
         or isinstance(duration, bool)
-        or not math.isfinite(duration)
-        or duration < 0
+        or not 0 <= duration < 1e9
     ):
         raise _BadLine(
             "duration is missing or not a number of seconds; `voxformer prepare manifest` adds it"
@@ -153,6 +154,10 @@ def _parse(line: str, folder: Path) -> tuple[Utterance, bool]:
     for key in ("text", "id", "speaker"):
         if row.get(key) is not None and not isinstance(row[key], (str, int)):
             raise _BadLine(f"{key} is {type(row[key]).__name__}, not text")
+        try:
+            str(row.get(key)).encode()
+        except UnicodeEncodeError:
+            raise _BadLine(f"{key} holds half a character (a lone surrogate)") from None
     named = row.get("id") not in (None, "")
     speaker = row.get("speaker")
     utterance = Utterance(

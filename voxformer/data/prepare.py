@@ -60,6 +60,8 @@ def prepare_librispeech(src: PathLike, out: PathLike) -> Prepared:
     `src` is the folder of subsets, or one subset.
     """
     src, out = Path(src), Path(out)
+    if not src.is_dir():
+        raise DataError(f"{src}: no such folder; give LibriSpeech's")
     transcripts = sorted(src.glob("*/*/*/*.trans.txt"))
     subsets: dict[str, list[Path]] = {}
     for path in transcripts:
@@ -119,6 +121,8 @@ def prepare_kaldi(src: PathLike, out: PathLike) -> Prepared:
 def prepare_manifest(src: PathLike, out: PathLike) -> Prepared:
     """Any JSONL manifest (NeMo's keys, `offset` too): durations measured, texts normalised."""
     src, out = Path(src), Path(out)
+    if (out / f"{src.stem}.jsonl").resolve() == src.resolve():
+        raise DataError(f"{src}: --out {out} would replace it; choose another folder")
     prepared = Prepared()
     _write_set(prepared, out, src.stem, list(_manifest_sources(src, prepared.bad)))
     return prepared
@@ -142,8 +146,17 @@ def prepare_synthetic(
     return prepared
 
 
+def _reason(error: Exception) -> str:
+    """What the system says, without the path that the message has already."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def _librispeech_chapter(path: Path) -> Iterator[_Source]:
-    for line in path.read_text("utf-8").splitlines():
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable UTF-8 text: {_reason(error)}") from None
+    for line in lines:
         name, _, text = line.strip().partition(" ")
         if not name:
             continue
@@ -160,8 +173,8 @@ def _kaldi_table(path: Path, may_be_empty: bool = False) -> dict[str, str]:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a Kaldi data folder has wav.scp and text") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable UTF-8 text: {_reason(error)}") from None
     table: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -181,7 +194,7 @@ def _manifest_sources(path: Path, bad: list[tuple[str, str]]) -> Iterator[_Sourc
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable UTF-8 manifest: {error}") from None
+        raise DataError(f"{path}: not a readable UTF-8 manifest: {_reason(error)}") from None
     folder = path.parent.resolve()
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,13 +32,21 @@ from voxformer.training.storage import (
 
 FORMAT = "voxformer-checkpoint"
 FORMAT_VERSION = 1
+TRAINING_ONLY = frozenset({"ctc_weight", "dropout"})
 NUMBERED = re.compile(r"^(step|epoch)_(\d+)\.pt$")
 
 logger = logging.getLogger("voxformer.training")
 
 
+REQUIRED = {"format_version": int, "stage": str, "step": int, "config": dict, "model": dict}
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which, why, and what to do."""
+
+
+class DamagedError(CheckpointError):
+    """A file that is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +93,32 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, unverifiable, corrupt, not ours, or from a newer version.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; name a checkpoint in it, such as latest.pt")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         digest = verify(path)
     except DigestError as error:
-        raise CheckpointError(f"{error}; it is damaged or is not a VoxFormer checkpoint") from None
+        raise DamagedError(f"{error}; it is damaged or is not a VoxFormer checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a VoxFormer checkpoint: {reason}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a stranger's pickle; the error says enough
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises what its unpickler came upon: KeyError, EOFError, …
+        raise DamagedError(
+            f"{path}: not a VoxFormer checkpoint: it is no whole PyTorch file, or holds more than "
+            "tensors, numbers and text, which is never loaded"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a PyTorch file, but not a VoxFormer checkpoint")
+    for key, kind in REQUIRED.items():
+        if not isinstance(state.get(key), kind):
+            raise CheckpointError(f"{path}: not a whole VoxFormer checkpoint: it has no {key}")
+    if not isinstance(state["config"].get("model"), dict):
+        raise CheckpointError(f"{path}: not a whole VoxFormer checkpoint: it has no config.model")
     if state["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format version {state['format_version']}, this VoxFormer reads up to "
@@ -120,8 +143,18 @@ def load_model_checkpoint(path: str | Path) -> LoadedModel:
         config = validate_config(state["config"], source=str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+    pieces = len(state.get("tokens") or []) - 2
+    if pieces != config.model.vocab_size:
+        raise CheckpointError(
+            f"{path}: holds {max(0, pieces)} pieces, its model.vocab_size is "
+            f"{config.model.vocab_size}"
+        )
     model = VoxFormer(config.model)
-    model.load_state_dict(state["ema"] if state.get("ema") else state["model"])
+    try:
+        model.load_state_dict(state["ema"] if state.get("ema") else state["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: its weights do not fit its config: {reason}") from None
     model.eval()
     metadata = {
         key: state.get(key)
@@ -130,15 +163,25 @@ def load_model_checkpoint(path: str | Path) -> LoadedModel:
     return LoadedModel(model, list(state["tokens"]), config, metadata)
 
 
-def check_architecture(path: str | Path, saved: dict[str, Any], wanted: ModelConfig) -> None:
+def check_architecture(
+    path: str | Path,
+    saved: dict[str, Any],
+    wanted: ModelConfig,
+    free: Collection[str] = TRAINING_ONLY,
+) -> None:
     """Refuse a checkpoint of another architecture, naming what differs.
+
+    Args:
+        path: for the message.
+        saved: the `model` section that the checkpoint was made with.
+        wanted: the `model` section of this run.
+        free: fields that may differ.
 
     Raises:
         CheckpointError: with every differing field and both values.
     """
     values = wanted.model_dump(mode="json")
     saved_values = {**ModelConfig().model_dump(mode="json"), **saved}  # type: ignore[call-arg]
-    free = {"ctc_weight", "dropout"}
     different = [
         f"{key} {saved_values[key]} there, {values[key]} here"
         for key in values
@@ -194,7 +237,8 @@ def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a run that verifies and loads; damaged ones are set aside.
 
     Raises:
-        CheckpointError: there are checkpoints, and none of them can be used.
+        CheckpointError: there are checkpoints, and none of them can be used; or the newest is whole
+            but not for this version, and then nothing is touched.
     """
     candidates = [folder / "latest.pt"]
     candidates += reversed(numbered_checkpoints(folder, "step"))
@@ -204,7 +248,7 @@ def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]]:
             continue
         try:
             return path, load_checkpoint(path)
-        except CheckpointError as error:
+        except DamagedError as error:
             aside = path.with_name(path.name + ".damaged")
             path.replace(aside)
             digest_path(path).unlink(missing_ok=True)

@@ -25,11 +25,12 @@ import torch
 
 from voxformer.config import RunConfig, Stage, dump_config
 from voxformer.data.loader import Batch, decode_all, iterate_batches
+from voxformer.data.manifest import DataError
 from voxformer.data.sampler import BucketingSampler
 from voxformer.data.seeds import derived_seed
 from voxformer.model import count_parameters
 from voxformer.text.atomic import write_atomically
-from voxformer.training.checkpoint import CheckpointFolder
+from voxformer.training.checkpoint import CheckpointError, CheckpointFolder
 from voxformer.training.monitor import Monitor
 from voxformer.training.optim import WeightAverage, ctc_weight_at, learning_rate, make_optimizer
 from voxformer.training.setup import (
@@ -40,6 +41,7 @@ from voxformer.training.setup import (
     find_start,
     load_training_set,
     load_validation_set,
+    make_run_folder,
     prepare_vocabulary,
     run_folder,
     take_weights,
@@ -112,8 +114,14 @@ def train(config: RunConfig, name: str) -> int:
         torch.use_deterministic_algorithms(True)
     folder = run_folder(config, name)
     start = find_start(config, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _Run(config, name, folder, start, device).run()
+    make_run_folder(folder)
+    try:
+        run = _Run(config, name, folder, start, device)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # goes only where it holds nothing
+        raise
+    return run.run()
 
 
 class _Run:
@@ -146,7 +154,7 @@ class _Run:
             self.total_steps = min(self.total_steps, training.max_steps)
         self.position = Position()
         if start.resumed is not None:
-            self._restore(start.resumed)
+            self._restore(start.resumed, start.path)
         self.checkpoints = CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n)
         self.monitor = Monitor(folder, self.total_steps, name)
         self.validator = Validator(
@@ -181,9 +189,18 @@ class _Run:
             if self._finished():
                 logger.info("already finished at step %d", self.position.step)
                 return EXIT_OK
-            code = self._epochs(stop)
+            try:
+                code = self._epochs(stop)
+            except DataError:
+                self._save()
+                raise
             if code == EXIT_OK and not self._save():
-                return EXIT_DISK
+                code = EXIT_DISK
+            if code == EXIT_DISK:
+                logger.error(
+                    "the last state is not saved, %s is; make space and go on with --resume",
+                    f"step {self.saved_step}" if self.saved_step >= 0 else "nothing",
+                )
             if code == EXIT_OK:
                 logger.info("done: %s", self.folder / "latest.pt")
             return code
@@ -312,7 +329,7 @@ class _Run:
             logger.error(
                 "%d non-finite steps in a row; the last had utterances %s",
                 self.nonfinite_in_a_row,
-                ", ".join(self.suspects),
+                ", ".join(self.suspects) or "none that could be read",
             )
             return EXIT_WATCH
         if step % training.eval_interval == 0 and self._evaluate():
@@ -333,7 +350,10 @@ class _Run:
             shown = ", ".join(f"{key} {value:.3f}" for key, value in summary.items())
             logger.info("epoch %d: %s", position.epoch, shown)
         if self.config.training.keep_epochs_n and self._save():
-            self.checkpoints.save_epoch(position.epoch, self.folder / f"step_{position.step}.pt")
+            name = f"epoch_{position.epoch}.pt"
+            with self._disk_errors(name):
+                step = self.folder / f"step_{position.step}.pt"
+                self.checkpoints.save_epoch(position.epoch, step)
 
     def _evaluate(self) -> bool:
         """Evaluate on the validation set, keep the best; True when the watch says stop."""
@@ -344,12 +364,13 @@ class _Run:
         self.monitor.row("valid", position.step, result.row)
         logger.info("step %d: %s", position.step, result.summary)
         if result.score < position.best:
-            position.best, position.evaluations_since_best = result.score, 0
+            position.evaluations_since_best = 0
             weights = self.average.state_dict() if self.average else self.module.state_dict()
             with self._disk_errors("best.pt"):
                 self.checkpoints.save_best(
                     {**self._identity(), "model": weights, "metrics": result.row}
                 )
+                position.best = result.score
         else:
             position.evaluations_since_best += 1
         position.critical_in_a_row = position.critical_in_a_row + 1 if result.critical else 0
@@ -403,15 +424,18 @@ class _Run:
             yield
         except OSError as error:
             full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
-            logger.error("%s not saved: %s%s; training goes on", what, error, full)
+            goes_on = "" if self._finished() else "; training goes on"
+            logger.error("%s not saved: %s%s%s", what, error.strerror or error, full, goes_on)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["ema"] or state["model"])
-        self.position = Position(**state["position"])
-        if self.config.stage is Stage.PRETRAIN:
-            return
-        if state["tokens"] != self.vocabulary.tokens:
-            raise ValueError("the checkpoint's vocabulary is not this run's")
+    def _restore(self, state: dict[str, Any], path: str | None) -> None:
+        try:
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["ema"] or state["model"])
+            self.position = Position(**state["position"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path}: does not fit this run: {reason}") from None
+        if self.config.stage is not Stage.PRETRAIN and state["tokens"] != self.vocabulary.tokens:
+            raise CheckpointError(f"{path}: its tokens are not those of its tokenizer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -35,7 +36,10 @@ class Monitor:
         self.title = title
         self.console = Console(stderr=True)
         self.interactive = self.console.is_terminal
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        # Without a buffer: what a full disk refused must not be written at another time.
+        self._metrics = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._torn = _ends_in_the_middle(folder / "metrics.jsonl")
+        self._warned = False
         self._events = SummaryWriter(log_dir=str(folder))
         self._last_plain = 0.0
         self._started = time.monotonic()
@@ -63,20 +67,28 @@ class Monitor:
     ) -> None:
         self._progress.stop()
         self._metrics.close()
-        self._events.close()
+        for close in (self._events.close, *(handler.close for handler in self._handlers)):
+            with contextlib.suppress(OSError):
+                close()
         for handler in self._handlers:
             logger.removeHandler(handler)
-            handler.close()
 
     def row(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one row; numbers go to TensorBoard as well. What is not finite becomes null."""
         clean = {k: _finite(v) for k, v in values.items()}
         row = {"type": kind, "step": step, "time": round(time.time(), 3), **clean}
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
-        for key, value in clean.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._events.add_scalar(f"{kind}/{key}", value, step)
+        line = ("\n" if self._torn else "") + json.dumps(row) + "\n"
+        try:
+            written = self._metrics.write(line.encode())
+            if written:
+                self._torn = written < len(line)
+            for key, value in clean.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    self._events.add_scalar(f"{kind}/{key}", value, step)
+        except OSError as error:
+            if not self._warned:
+                logger.warning("metrics not written: %s; training goes on", error.strerror)
+            self._warned = True
 
     def progress(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Show where the run is: loss, learning rate, speed, time left."""
@@ -101,7 +113,7 @@ class Monitor:
     def _attach_log(self) -> list[logging.Handler]:
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        file = logging.FileHandler(self.folder / "training.log", encoding="utf-8")
+        file = _LogFile(self.folder / "training.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         shown: logging.Handler
         if self.interactive:
@@ -112,6 +124,20 @@ class Monitor:
         for handler in (file, shown):
             logger.addHandler(handler)
         return [file, shown]
+
+
+class _LogFile(logging.FileHandler):
+    """A full disk costs the lines in the file; they are shown all the same."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called for a line that could not be written."""
+
+
+def _ends_in_the_middle(path: Path) -> bool:
+    """Whether the last line of a file was cut off, by a full disk or a kill."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read() not in (b"", b"\n")
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,15 @@ import torch
 from torch import nn
 
 from voxformer.audio.features import frame_geometry
-from voxformer.config import RunConfig, Stage
-from voxformer.data.checks import screen
-from voxformer.data.manifest import Utterance, read_manifest
+from voxformer.config import ModelConfig, RunConfig, Stage
+from voxformer.data.checks import Screened, screen
+from voxformer.data.manifest import DataError, Utterance, read_manifest
 from voxformer.model.bestrq import BestRq
 from voxformer.model.voxformer import VoxFormer
 from voxformer.text import Tokenizer, train_tokenizer
 from voxformer.text.atomic import write_atomically
 from voxformer.training.checkpoint import (
+    TRAINING_ONLY,
     CheckpointError,
     check_architecture,
     holds_checkpoints,
@@ -37,6 +40,13 @@ logger = logging.getLogger("voxformer.training")
 
 LENGTH_CAP_MARGIN = 1.5
 
+# What a stage has not trained, the next one may choose anew.
+_DECODER = {name for name in ModelConfig.model_fields if name.startswith("decoder_")}
+FREE_WITH_INITIAL = {
+    Stage.PRETRAIN.value: TRAINING_ONLY | _DECODER | {"vocab_size"},
+    Stage.CTC.value: TRAINING_ONLY | _DECODER,
+}
+
 
 class RunError(ValueError):
     """A run that cannot start as asked; the message says why and what to do."""
@@ -48,7 +58,7 @@ class Start:
 
     resumed: dict[str, Any] | None
     initial: dict[str, Any] | None
-    initial_path: str | None
+    path: str | None
     message: str
 
 
@@ -78,12 +88,37 @@ def choose_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise RunError(
             f"training.device: {wanted} was asked for, but this torch {torch.__version__} sees no "
             "CUDA device; run `nvidia-smi`, install a CUDA build of torch, or use device: cpu"
         )
-    return torch.device(wanted)
+    if (device.index or 0) >= max(1, torch.cuda.device_count()):
+        raise RunError(
+            f"training.device: {wanted} was asked for, but the last of "
+            f"{torch.cuda.device_count()} is cuda:{torch.cuda.device_count() - 1}"
+        )
+    return device
+
+
+def make_run_folder(folder: Path) -> None:
+    """Make the run folder, or find out early that nothing can be written there.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise RunError(
+            f"{folder}: cannot be the run folder: {str(error.strerror).lower()}; choose another "
+            "training.checkpoint_dir"
+        ) from None
 
 
 def find_start(config: RunConfig, folder: Path) -> Start:
@@ -111,8 +146,13 @@ def find_start(config: RunConfig, folder: Path) -> Start:
                 f"{found}: of stage {state['stage']}, this config is stage {config.stage.value}; "
                 "use training.init_from to take its weights"
             )
+        if "optimizer" not in state:
+            raise CheckpointError(
+                f"{found}: holds weights only, so a run cannot go on from it; use "
+                "training.init_from to take them, or resume from latest.pt"
+            )
         check_architecture(found, state["config"]["model"], config.model)
-        return Start(state, None, None, f"resuming {found} at step {state['step']}")
+        return Start(state, None, str(found), f"resuming {found} at step {state['step']}")
     if holds_checkpoints(folder):
         raise RunError(
             f"{folder} already holds checkpoints: add --resume (or training.resume_from: "
@@ -125,20 +165,29 @@ def _initial(config: RunConfig, message: str) -> Start:
     path = config.training.init_from
     if path is None:
         return Start(None, None, None, message)
-    return Start(None, load_checkpoint(path), path, f"{message}, with weights from {path}")
+    state = load_checkpoint(path)
+    free = FREE_WITH_INITIAL.get(state["stage"], TRAINING_ONLY)
+    check_architecture(path, state["config"]["model"], config.model, free)
+    return Start(None, state, path, f"{message}, with weights from {path}")
 
 
 def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabulary:
     """The run's tokenizer: named, kept from before, inherited through `init_from`, or trained now.
 
     Raises:
-        RunError: its size is not `model.vocab_size`.
+        RunError: its size is not `model.vocab_size`, or it is not the one of the checkpoint.
     """
     if config.stage is Stage.PRETRAIN:
         return Vocabulary(None, b"")
     home = folder / "tokenizer"
     saved = start.resumed or start.initial
     if saved is not None and saved.get("tokens"):
+        named = config.data.tokenizer
+        if named is not None and Tokenizer.load(named).tokens != saved["tokens"]:
+            raise RunError(
+                f"data.tokenizer: {named} is not the tokenizer that {start.path} was trained with; "
+                "leave it out, and the checkpoint's own is used"
+            )
         _unpack_tokenizer(saved, home)
         source = home
     elif config.data.tokenizer is not None:
@@ -158,14 +207,18 @@ def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabul
 
 
 def _unpack_tokenizer(state: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(state.get("tokenizer"), torch.Tensor):
+        raise CheckpointError("the checkpoint has a list of tokens but no tokenizer")
     write_atomically(folder / "tokenizer.model", bytes(state["tokenizer"].tolist()))
     write_atomically(folder / "tokens.txt", "".join(f"{token}\n" for token in state["tokens"]))
 
 
 def _read_training(config: RunConfig) -> list[Utterance]:
     if config.data.train_manifest is None:
-        raise RunError("data.train_manifest: not set; it names the JSONL manifest to train on")
+        raise RunError(
+            "data.train_manifest: not set; name a JSONL manifest in the config, or with "
+            "--set data.train_manifest=FILE"
+        )
     return read_manifest(config.data.train_manifest)
 
 
@@ -176,8 +229,9 @@ def load_training_set(
 
     The cap is 1.5 times the rate of the fastest utterance unless the config names one.
     """
-    screened = screen(_read_training(config), tokenizer, config.data, config.model.sample_rate)
-    _report_rejected("training", screened.rejected)
+    screened = _screen("training", _read_training(config), tokenizer, config)
+    if config.augment.noise_manifest is not None:
+        read_manifest(config.augment.noise_manifest)
     cap = config.decoding.max_tokens_per_second
     if tokenizer is not None and cap is None:
         window = frame_geometry(config.model.sample_rate)[0] / config.model.sample_rate
@@ -191,17 +245,23 @@ def load_validation_set(config: RunConfig, tokenizer: Tokenizer | None) -> list[
     if config.data.valid_manifest is None:
         return []
     utterances = read_manifest(config.data.valid_manifest)
-    screened = screen(utterances, tokenizer, config.data, config.model.sample_rate)
-    _report_rejected("validation", screened.rejected)
+    screened = _screen("validation", utterances, tokenizer, config)
     kept, limit = screened.kept, config.data.max_valid_utterances
     if limit is None or len(kept) <= limit:
         return kept
     return [kept[i * len(kept) // limit] for i in range(limit)]
 
 
-def _report_rejected(what: str, rejected: list[tuple[str, str]]) -> None:
-    for utterance_id, reason in rejected:
+def _screen(
+    what: str, utterances: list[Utterance], tokenizer: Tokenizer | None, config: RunConfig
+) -> Screened:
+    try:
+        screened = screen(utterances, tokenizer, config.data, config.model.sample_rate)
+    except DataError as error:
+        raise DataError(f"{what} manifest: {error}") from None
+    for utterance_id, reason in screened.rejected:
         logger.warning("%s utterance %s skipped: %s", what, utterance_id, reason)
+    return screened
 
 
 def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module, Objective]:
@@ -230,14 +290,14 @@ def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module,
 
 def take_weights(module: nn.Module, start: Start, model_config: Any) -> None:
     """Apply `init_from`: shared names are copied, the rest keeps its seeded start values."""
-    if start.initial is None or start.initial_path is None:
+    if start.initial is None or start.path is None:
         return
     weights = start.initial.get("ema") or start.initial["model"]
-    taken, missing = load_matching_weights(module, weights, start.initial_path)
+    taken, missing = load_matching_weights(module, weights, start.path)
     started = sorted({name.split(".")[0] for name in missing})
     logger.info(
         "%s: %d tensors taken; started at random: %s",
-        start.initial_path,
+        start.path,
         len(taken),
         ", ".join(started) or "nothing",
     )

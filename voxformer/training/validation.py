@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ from voxformer.training.objectives import (
     ctc_loss_sum,
     decoder_loss_sum,
 )
+
+logger = logging.getLogger("voxformer.training")
+
+NOTHING_READABLE = "no evaluation: not one validation utterance could be read"
 
 MODES_BY_STAGE: dict[Stage, tuple[str, ...]] = {
     Stage.PRETRAIN: (),
@@ -115,9 +120,13 @@ class Validator:
             sample_rate=self.config.model.sample_rate,
             cache=self.cache,
         )
-        return (batch for batch in batches if len(batch))
+        for batch in batches:
+            for utterance_id, reason in batch.bad:
+                logger.warning("validation utterance %s skipped: %s", utterance_id, reason)
+            if len(batch):
+                yield batch
 
-    def _pretraining(self, objective: PretrainObjective) -> ValidationResult:
+    def _pretraining(self, objective: PretrainObjective) -> ValidationResult | None:
         torch.manual_seed(0)  # the noise on masked frames: the same in every evaluation
         objective.epoch_summary()
         sums = {"loss": 0.0, "masked_accuracy": 0.0}
@@ -127,6 +136,9 @@ class Validator:
             share = objective.share(batch, {"masked": 1.0}, 0.0)
             for key, value in share.terms.items():
                 sums[key] += value
+        if masked == 0.0:
+            logger.warning(NOTHING_READABLE)
+            return None
         row = {key: value / max(1.0, masked) for key, value in sums.items()}
         row |= objective.epoch_summary()
         summary = (
@@ -135,7 +147,7 @@ class Validator:
         )
         return ValidationResult(row, row["loss"], summary, critical=False)
 
-    def _supervised(self, model: VoxFormer) -> ValidationResult:
+    def _supervised(self, model: VoxFormer) -> ValidationResult | None:
         losses = _Losses(self.config.stage)
         engine = TorchEngine(model)
         options = DecodingOptions.from_mapping(
@@ -155,6 +167,9 @@ class Validator:
             for mode in self.modes:
                 n_best = decode(engine, encoded, seconds, mode, options, vocabulary)
                 hypotheses[mode] += [normalise(found[0].text) for found in n_best]
+        if not references:
+            logger.warning(NOTHING_READABLE)
+            return None
         row: dict[str, Any] = losses.means()
         shown = [f"{key} {row[key]:.3f}" for key in ("ctc", "ce") if key in row]
         wers: dict[str, float] = {}
@@ -206,7 +221,7 @@ class _Losses:
     def means(self) -> dict[str, Any]:
         """Each loss over the tokens that it was summed over."""
         return {
-            key: value / (self.tokens if key == "ctc" else self.tokens_and_ends)
+            key: value / max(1.0, self.tokens if key == "ctc" else self.tokens_and_ends)
             for key, value in self.sums.items()
         }
 
