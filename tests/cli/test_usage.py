@@ -202,6 +202,7 @@ def test_reader_that_leaves_is_no_error() -> None:
     ("error", "code", "line"),
     [
         (PermissionError(errno.EACCES, "Permission denied", "out"), 2, "out: permission denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", ".x", None, "x"), 2, "x: is a dir"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 3, "out: no space left on"),
         (ConfigError("a: wrong\nb: wrong"), 2, "a: wrong\nvoxformer train: b: wrong"),
         (ModuleNotFoundError("no", name="torch"), 2, "needs torch: pip install 'voxformer[train]'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -29,6 +30,7 @@ from voxformer.training.checkpoint import (
     save_checkpoint,
 )
 from voxformer.training.loop import train
+from voxformer.training.setup import RunError
 from voxformer.training.storage import verify
 
 
@@ -427,6 +429,23 @@ def test_torn_line_of_metrics_does_not_spoil_the_next(make_config, tmp_path: Pat
     first, *rows = (folder / "metrics.jsonl").read_text().splitlines()
     assert first == '{"type": "train", "st'
     assert [json.loads(row)["type"] for row in rows] == ["train", "valid"]
+
+
+def test_death_of_a_reading_process_is_one_line(make_config, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    original = loop._Run._report
+
+    def report(self, *arguments) -> None:  # type: ignore[no-untyped-def]
+        original(self, *arguments)
+        if self.position.step == 2:
+            for pid in multiprocessing.active_children():
+                pid.kill()
+
+    monkeypatch.setattr(loop._Run, "_report", report)
+    config = make_config("ctc", num_workers=1, save_interval=1, batch_size=1)
+    with pytest.raises(RunError, match=r"a process that reads audio died; .* go on with --resume"):
+        train(config, "run")
+    # Nothing of the step that was under way is in the checkpoint.
+    assert load_checkpoint(tmp_path / "run" / "latest.pt")["step"] >= 1
 
 
 def children(pid: int) -> list[int]:

@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.strerror is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of a rename, the name that was meant
+        where = f"{name}: " if name else ""
         full = error.errno == errno.ENOSPC
         hint = "; make space and run it again" if full else ""
         _fail(args.command, f"{where}{error.strerror.lower()}{hint}")

@@ -23,7 +23,7 @@ from ..config.schema import AugmentConfig
 from ..text import Tokenizer
 from .augment import Augmenter
 from .checks import ctc_frames_needed, encoder_frames
-from .manifest import DataError, Utterance
+from .manifest import Utterance
 from .sampler import BucketingSampler
 from .seeds import derived_generator, derived_seed
 
@@ -103,19 +103,7 @@ def iterate_batches(
     with warnings.catch_warnings():
         # Python 3.12 warns of threads at every fork; the workers touch neither locks nor CUDA.
         warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-        return _until_a_worker_dies(iter(loader))
-
-
-def _until_a_worker_dies(batches: Iterator[Batch]) -> Iterator[Batch]:
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            "a process that reads audio died; if memory or shared memory (/dev/shm) ran out, "
-            "lower training.num_workers or set it to 0"
-        ) from None
+        return iter(loader)
 
 
 def decode_all(

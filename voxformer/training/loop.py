@@ -25,7 +25,6 @@ import torch
 
 from voxformer.config import RunConfig, Stage, dump_config
 from voxformer.data.loader import Batch, decode_all, iterate_batches
-from voxformer.data.manifest import DataError
 from voxformer.data.sampler import BucketingSampler
 from voxformer.data.seeds import derived_seed
 from voxformer.model import count_parameters
@@ -34,6 +33,7 @@ from voxformer.training.checkpoint import CheckpointError, CheckpointFolder
 from voxformer.training.monitor import Monitor
 from voxformer.training.optim import WeightAverage, ctc_weight_at, learning_rate, make_optimizer
 from voxformer.training.setup import (
+    RunError,
     Start,
     build_objective,
     choose_device,
@@ -191,19 +191,28 @@ class _Run:
                 return EXIT_OK
             try:
                 code = self._epochs(stop)
-            except DataError:
-                self._save()
-                raise
+            except RuntimeError as error:
+                # Raised wherever the step is by now, so this state is no step's and is not saved.
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise RunError(
+                    "a process that reads audio died; if memory or shared memory (/dev/shm) ran "
+                    f"out, lower training.num_workers or set it to 0; {self._saved()} is saved, go "
+                    "on with --resume"
+                ) from None
             if code == EXIT_OK and not self._save():
                 code = EXIT_DISK
             if code == EXIT_DISK:
                 logger.error(
                     "the last state is not saved, %s is; make space and go on with --resume",
-                    f"step {self.saved_step}" if self.saved_step >= 0 else "nothing",
+                    self._saved(),
                 )
             if code == EXIT_OK:
                 logger.info("done: %s", self.folder / "latest.pt")
             return code
+
+    def _saved(self) -> str:
+        return f"step {self.saved_step}" if self.saved_step >= 0 else "nothing"
 
     def _finished(self) -> bool:
         training, position = self.config.training, self.position
