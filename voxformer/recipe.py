@@ -18,6 +18,7 @@ from voxformer.data.manifest import DataError, read_manifest
 from voxformer.text.atomic import write_atomically
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
+WARM_UP_BATCHES = 3
 Say = Callable[[str], None]
 
 
@@ -36,12 +37,13 @@ class Corpus:
     tests: Mapping[str, Path]
 
 
-@dataclass(frozen=True)
 class StageFailed(Exception):
     """A stage ended with an exit code of its own (signal, disk, watch)."""
 
-    stage: str
-    code: int
+    def __init__(self, stage: str, code: int) -> None:
+        super().__init__(f"{stage} ended with exit code {code}")
+        self.stage = stage
+        self.code = code
 
 
 def corpus_in(folder: Path) -> Corpus:
@@ -117,7 +119,14 @@ def evaluate_bundle(
         results["sets"][name] = {}
         for engine_name, model in models.items():
             say(f"{name}: every mode with {engine_name}")
-            found = evaluate(model.engine, model.vocabulary, utterances, MODES, model.options)
+            found = evaluate(
+                model.engine,
+                model.vocabulary,
+                utterances,
+                MODES,
+                model.options,
+                warm_up=WARM_UP_BATCHES,
+            )
             results["sets"][name][engine_name] = found.to_json(utterances=False)
     write_atomically(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
@@ -175,23 +184,12 @@ def _train(config: RunConfig, stage: str) -> float:
 
 
 def _export(checkpoint: Path, corpus: Corpus, bundle: Path, say: Say) -> Path:
-    from voxformer.export import Provenance, export_bundle
-    from voxformer.training.checkpoint import load_model_checkpoint
+    from voxformer.export import export_checkpoint
 
     if (bundle / "bundle.json").is_file():
         say(f"export: {bundle} is there already")
         return bundle
     began = time.monotonic()
-    loaded = load_model_checkpoint(checkpoint)
-    export_bundle(
-        loaded.model,
-        loaded.tokens,
-        loaded.config,
-        bundle,
-        corpus.dev,
-        max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
-        provenance=Provenance.from_metadata(checkpoint, loaded.metadata),
-        say=lambda line: say(f"export: {line}"),
-    )
+    export_checkpoint(checkpoint, bundle, corpus.dev, say=lambda line: say(f"export: {line}"))
     say(f"export: {bundle}, {time.monotonic() - began:.0f} s")
     return bundle

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from voxformer.data import DataError, read_manifest
 from voxformer.data.prepare import prepare_kaldi, prepare_librispeech, prepare_manifest
@@ -126,3 +128,30 @@ def test_manifest_without_a_usable_line(tmp_path: Path) -> None:
     (tmp_path / "raw.jsonl").write_text(json.dumps({"audio_filepath": "none.wav"}) + "\n")
     with pytest.raises(DataError, match=r"no usable utterance: none: .*no such audio file"):
         prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
+
+
+def test_held_out_speakers_are_in_one_set_only_and_do_not_depend_on_order(tmp_path: Path) -> None:
+    rows = []
+    for index in range(12):
+        audio = tmp_path / f"{index}.wav"
+        soundfile.write(audio, np.full(4000, 0.1, dtype=np.float32), 16000)
+        row = {
+            "audio_filepath": audio.name,
+            "duration": 0.25,
+            "text": "a",
+            "speaker": f"s{index % 4}",
+        }
+        rows.append(json.dumps(row))
+    for name, order in (("forward", rows), ("backward", rows[::-1])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(order))
+        prepare_manifest(tmp_path / f"{name}.jsonl", tmp_path / name, dev_speakers=1)
+    speakers = {
+        (name, part): {u.speaker for u in read_manifest(tmp_path / name / f"{part}.jsonl")}
+        for name in ("forward", "backward")
+        for part in ("train", "dev")
+    }
+    assert len(speakers["forward", "dev"]) == 1
+    assert speakers["forward", "dev"].isdisjoint(speakers["forward", "train"])
+    assert speakers["forward", "dev"] == speakers["backward", "dev"]
+    with pytest.raises(DataError, match="cannot hold out 4 speakers"):
+        prepare_manifest(tmp_path / "forward.jsonl", tmp_path / "out", dev_speakers=4)

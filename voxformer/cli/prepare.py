@@ -15,6 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("source", nargs="?", help="the corpus; `synthetic` makes its own")
     parser.add_argument("--out", required=True, help="folder for the manifests")
+    parser.add_argument(
+        "--name", help="with `manifest`: name of the new one without .jsonl; default as the source"
+    )
+    parser.add_argument(
+        "--dev-speakers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with `manifest`: hold out N speakers; writes train.jsonl and dev.jsonl",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +34,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.kind != "synthetic" and args.source is None:
         raise DataError(f"prepare {args.kind}: name the corpus: voxformer prepare {args.kind} SRC")
-    prepared = getattr(prepare, f"prepare_{args.kind}")(args.source, args.out)
+    if args.kind == "manifest":
+        prepared = prepare.prepare_manifest(args.source, args.out, args.name, args.dev_speakers)
+    else:
+        prepared = getattr(prepare, f"prepare_{args.kind}")(args.source, args.out)
     for utterance_id, reason in prepared.bad:
         print(f"left out {utterance_id}: {reason}", file=sys.stderr)
     for name, path in prepared.manifests.items():

@@ -91,7 +91,7 @@ def _table(results: dict[str, Any]) -> str:
     lines = ["{:16} {:11} {:>7}  {:>15}  {:>8} {:>10}".format(*heads)]
     for name, engines in results["sets"].items():
         for mode, found in engines["onnxruntime"]["modes"].items():
-            low, high = found["wer_interval"]
+            low, high = found["wer_interval_95"]
             other = engines["torch"]["modes"][mode]
             lines.append(
                 f"{name:16} {mode:11} {found['wer']:7.2%}  {low:6.2%} - {high:6.2%}  "

@@ -316,7 +316,7 @@ class WatchConfig(Section):
     stop_after_evaluations: int = Field(5, ge=1)
     """Evaluations in a row in the critical band before `stop` stops the run."""
     early_stopping: int = Field(0, ge=0)
-    """Evaluations without a better WER that end the run; 0 is off."""
+    """Evaluations without a better WER that end the run as if it were complete; 0 is off."""
 
 
 class RunConfig(Section):

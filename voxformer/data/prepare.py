@@ -118,13 +118,29 @@ def prepare_kaldi(src: PathLike, out: PathLike) -> Prepared:
     return prepared
 
 
-def prepare_manifest(src: PathLike, out: PathLike) -> Prepared:
-    """Any JSONL manifest (NeMo's keys, `offset` too): durations measured, texts normalised."""
+def prepare_manifest(
+    src: PathLike, out: PathLike, name: str | None = None, dev_speakers: int = 0
+) -> Prepared:
+    """Any JSONL manifest (NeMo's keys, `offset` too): durations measured, texts normalised.
+
+    Args:
+        src: the manifest.
+        out: folder for the new one.
+        name: of the new one, without `.jsonl`; default as `src`.
+        dev_speakers: speakers to hold out; then `train.jsonl` and `dev.jsonl` are written instead.
+    """
     src, out = Path(src), Path(out)
-    if (out / f"{src.stem}.jsonl").resolve() == src.resolve():
+    name = name or src.stem
+    if (out / f"{name}.jsonl").resolve() == src.resolve():
         raise DataError(f"{src}: --out {out} would replace it; choose another folder")
     prepared = Prepared()
-    _write_set(prepared, out, src.stem, list(_manifest_sources(src, prepared.bad)))
+    sources = list(_manifest_sources(src, prepared.bad))
+    if not dev_speakers:
+        _write_set(prepared, out, name, sources)
+        return prepared
+    held_out = _speakers_to_hold_out(src, sources, dev_speakers)
+    _write_set(prepared, out, "train", [s for s in sources if s.speaker not in held_out])
+    _write_set(prepared, out, "dev", [s for s in sources if s.speaker in held_out])
     return prepared
 
 
@@ -186,6 +202,17 @@ def _kaldi_table(path: Path, may_be_empty: bool = False) -> dict[str, str]:
             raise DataError(f"{path}:{number}: {key} has no value")
         table[key] = rest[0] if rest else ""
     return table
+
+
+def _speakers_to_hold_out(src: Path, sources: list[_Source], count: int) -> set[str]:
+    """`count` speakers, chosen by the digest of their names, whatever order they come in."""
+    speakers = {source.speaker for source in sources if source.speaker is not None}
+    if any(source.speaker is None for source in sources) or len(speakers) <= count:
+        raise DataError(
+            f"{src}: cannot hold out {count} speakers: every utterance needs a `speaker`, and "
+            f"there are {len(speakers)} of them"
+        )
+    return set(sorted(speakers, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
 
 
 def _manifest_sources(path: Path, bad: list[tuple[str, str]]) -> Iterator[_Source]:

@@ -13,6 +13,7 @@ import errno
 import itertools
 import logging
 import math
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -208,19 +209,31 @@ class _Run:
                     self._saved(),
                 )
             if code == EXIT_OK:
-                logger.info("done: %s", self.folder / "latest.pt")
+                logger.info(
+                    "done: %s, %.0f s in steps, peak memory %.2f GiB",
+                    self.folder / "latest.pt",
+                    self.position.seconds,
+                    self._peak_memory_gib(),
+                )
             return code
+
+    def _peak_memory_gib(self) -> float:
+        """Of the device where it is a GPU, else of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def _saved(self) -> str:
         return f"step {self.saved_step}" if self.saved_step >= 0 else "nothing"
 
     def _finished(self) -> bool:
         training, position = self.config.training, self.position
-        too_late = training.max_minutes and position.seconds >= training.max_minutes * 60
+        patience = self.config.watch.early_stopping
         return bool(
             position.epoch >= training.num_epochs
             or (training.max_steps and position.step >= training.max_steps)
-            or too_late
+            or (training.max_minutes and position.seconds >= training.max_minutes * 60)
+            or (patience and position.evaluations_since_best >= patience)
         )
 
     def _epochs(self, stop: _Stop) -> int:
@@ -264,7 +277,7 @@ class _Run:
         rate = learning_rate(position.step, self.total_steps, training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        weight = ctc_weight_at(position.step, self.total_steps, *ctc_weight_range(self.config))
+        weight = self._weight()["ctc_weight"]
         for batch in batches:
             for utterance_id, reason in batch.bad:
                 logger.warning("utterance %s skipped: %s", utterance_id, reason)
@@ -328,6 +341,11 @@ class _Run:
             self.monitor.row("train", position.step, values)
         self.monitor.progress(position.step, values["epoch"], values)
 
+    def _weight(self) -> dict[str, float]:
+        """CTC's effective weight at the present step, for every metrics row."""
+        ends = ctc_weight_range(self.config)
+        return {"ctc_weight": ctc_weight_at(self.position.step, self.total_steps, *ends)}
+
     def _epoch_progress(self) -> float:
         return self.position.micro_batch / self.sampler.num_batches(self.position.epoch)
 
@@ -355,7 +373,8 @@ class _Run:
         summary = self.objective.epoch_summary()
         position.epoch, position.micro_batch = position.epoch + 1, 0
         if summary:
-            self.monitor.row("epoch", position.step, {"epoch": position.epoch, **summary})
+            row = {"epoch": position.epoch, **summary, **self._weight()}
+            self.monitor.row("epoch", position.step, row)
             shown = ", ".join(f"{key} {value:.3f}" for key, value in summary.items())
             logger.info("epoch %d: %s", position.epoch, shown)
         if self.config.training.keep_epochs_n and self._save():
@@ -370,7 +389,7 @@ class _Run:
         if result is None:
             return False
         position, watch = self.position, self.config.watch
-        self.monitor.row("valid", position.step, result.row)
+        self.monitor.row("valid", position.step, {**result.row, **self._weight()})
         logger.info("step %d: %s", position.step, result.summary)
         if result.score < position.best:
             position.evaluations_since_best = 0
@@ -382,16 +401,15 @@ class _Run:
                 position.best = result.score
         else:
             position.evaluations_since_best += 1
-        position.critical_in_a_row = position.critical_in_a_row + 1 if result.critical else 0
-        if watch.critical_action == "stop" and (
-            position.critical_in_a_row >= watch.stop_after_evaluations
-        ):
-            logger.error("WER above 100 %% in %d evaluations in a row", position.critical_in_a_row)
-            return True
-        if watch.early_stopping and position.evaluations_since_best >= watch.early_stopping:
-            logger.error("no better WER in %d evaluations", position.evaluations_since_best)
-            return True
-        return False
+        if not result.critical or position.step <= self.config.training.warmup_steps:
+            position.critical_in_a_row = 0
+            return False
+        position.critical_in_a_row += 1
+        logger.warning(
+            "WER above 100 %% (critical), evaluation %d in a row", position.critical_in_a_row
+        )
+        stop_after = watch.stop_after_evaluations
+        return watch.critical_action == "stop" and position.critical_in_a_row >= stop_after
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         precision = self.config.training.precision
