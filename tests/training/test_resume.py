@@ -30,7 +30,12 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 
 @pytest.mark.parametrize("stage", ["pretrain", "ctc", "attention", "hybrid"])
 def test_resumed_run_is_bit_equal(make_config, tmp_path: Path, stage: str) -> None:  # type: ignore[no-untyped-def]
-    options = {"ema_decay": 0.9, "gradient_accumulation_steps": 2, "eval_interval": 3}
+    options = {
+        "ema_decay": 0.9,
+        "gradient_accumulation_steps": 2,
+        "eval_interval": 3,
+        "optimizer": "muon" if stage in ("ctc", "hybrid") else "adamw",
+    }
     if stage in ("ctc", "hybrid"):
         options["cr_ctc_weight"] = 0.2
     assert train(make_config(stage, "whole", **options), "whole") == 0

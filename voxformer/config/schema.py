@@ -142,8 +142,10 @@ class PretrainConfig(Section):
 class TrainingConfig(Section):
     """How a stage is optimised and what it leaves on disk."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` (Jordan et al. 2024) takes the matrices inside the layers; AdamW has the rest."""
     learning_rate: float = Field(1e-3, gt=0.0, le=1.0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate, of either optimiser."""
     batch_size: int = Field(16, ge=1, le=4096)
     """Utterances in a micro-batch, at most."""
     batch_seconds: float | None = Field(None, gt=0.0)

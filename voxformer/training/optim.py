@@ -8,17 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from voxformer.config import TrainingConfig
+from voxformer.training.muon import Muon, Optimizers
 
 
-def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable weights; vectors (biases, norms) and embeddings do not decay."""
+def make_optimizer(module: nn.Module, config: TrainingConfig) -> Optimizers:
+    """The config's optimiser over the trainable weights.
+
+    AdamW takes everything, or with `muon` all but the matrices inside the layers. Vectors (biases,
+    norms) and embeddings do not decay.
+    """
+    matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            exempt = parameter.dim() < 2 or "embedding" in name
-            (plain if exempt else decayed).append(parameter)
-    return torch.optim.AdamW(
+        if not parameter.requires_grad:
+            continue
+        inside = name.startswith(("encoder.blocks.", "decoder.layers."))
+        if config.optimizer == "muon" and inside and parameter.dim() == 2:
+            matrices.append(parameter)
+        elif parameter.dim() < 2 or "embedding" in name:
+            plain.append(parameter)
+        else:
+            decayed.append(parameter)
+    adamw = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
@@ -27,6 +39,10 @@ def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Ada
         betas=(config.adam_betas[0], config.adam_betas[1]),
         eps=1e-8,
     )
+    if not matrices:
+        return Optimizers(adamw=adamw)
+    muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return Optimizers(adamw=adamw, muon=muon)
 
 
 def learning_rate(step: int, total_steps: int, config: TrainingConfig) -> float:

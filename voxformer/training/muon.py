@@ -1,0 +1,115 @@
+"""Muon: momentum whose update is orthogonalised (Jordan et al. 2024; Liu et al. 2025, "Muon is
+scalable for LLM training").
+
+PyTorch has one too, but it works matrix by matrix in bfloat16, which CPUs emulate. This one
+stacks matrices of equal shape and stays in float32 off the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Jordan's quintic: five rounds bring every singular value to about 1 (0.7 to 1.2)."""
+ROUNDS = 5
+ADAMW_RMS = 0.2
+"""Liu et al., section 2.2: updates of this RMS let AdamW's learning rate be used as it is."""
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Nearest semi-orthogonal matrices, roughly: float [n, rows, columns], rows <= columns."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(ROUNDS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weight matrices.
+
+    Args:
+        params: two-dimensional weights; embeddings and output layers are better left to AdamW.
+        lr: learning rate, on AdamW's scale.
+        momentum: decay of the gradient's moving average (Nesterov).
+        weight_decay: decoupled.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Apply the gradients; `closure` is not used."""
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    wide = self._wide_update(parameter, group["momentum"])
+                    shape = (wide.size(0), wide.size(1))
+                    by_shape.setdefault(shape, []).append((parameter, wide))
+            for (_, columns), members in by_shape.items():
+                updates = orthogonalise(torch.stack([wide for _, wide in members]))
+                scale = group["lr"] * ADAMW_RMS * columns**0.5
+                for (parameter, _), update in zip(members, updates, strict=True):
+                    tall = parameter.size(0) > parameter.size(1)
+                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+                    parameter.add_(
+                        (update.mT if tall else update).to(parameter.dtype), alpha=-scale
+                    )
+
+    def _wide_update(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov momentum of a weight's gradient, turned so that rows <= columns."""
+        gradient = parameter.grad
+        assert gradient is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average: Tensor = state["momentum"]
+        average.lerp_(gradient, 1.0 - momentum)
+        update = gradient.lerp(average, momentum)
+        if update.is_cuda:
+            update = update.bfloat16()
+        return update.mT if update.size(0) > update.size(1) else update
+
+
+class Optimizers:
+    """Several optimisers that are stepped, zeroed and saved as one."""
+
+    def __init__(self, **members: torch.optim.Optimizer) -> None:
+        self.members = members
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """All groups; setting `lr` in one sets it in the optimiser."""
+        return [group for member in self.members.values() for group in member.param_groups]
+
+    def step(self) -> None:
+        """Apply all gradients."""
+        for member in self.members.values():
+            member.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for member in self.members.values():
+            member.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of each, by name."""
+        return {name: member.state_dict() for name, member in self.members.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; raises KeyError when it is of other optimisers."""
+        for name, member in self.members.items():
+            member.load_state_dict(state[name])
