@@ -73,6 +73,8 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    from voxformer.evaluation.circumstances import circumstances
+
     rows = measure(144, 4, 2, 5.0, args.rounds) + measure(512, 8, 4, 15.0, max(3, args.rounds // 3))
     columns = ["model", "encoder", "forward ms", "ratio", "forward + backward ms", "ratio"]
     note = f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32; medians"
@@ -80,7 +82,7 @@ def main() -> None:
         print("  ".join(str(value) for value in row))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        values = {"columns": columns, "rows": rows, "note": note}
+        values = {"columns": columns, "rows": rows, "note": note, **circumstances()}
         args.json.write_text(json.dumps(values, indent=2) + "\n")
 
 

@@ -126,7 +126,9 @@ def _read(path: Path) -> Table:
         values = json.loads(path.read_text("utf-8"))
         if "columns" in values:
             rows = [tuple(str(cell) for cell in row) for row in values["rows"]]
-            return Table(tuple(values["columns"]), rows, values.get("note", ""))
+            notes = [values["note"]] if "note" in values else []
+            notes += [_circumstances(values)] if "machine" in values else []
+            return Table(tuple(values["columns"]), rows, " ".join(notes))
         if "total_seconds" in values:
             seconds = {**values["seconds"], "all": values["total_seconds"]}
             cells = [(name, f"{s:.0f}", f"{s / 60:.1f}") for name, s in seconds.items()]
@@ -138,7 +140,8 @@ def _read(path: Path) -> Table:
                 for evaluation in engines.values()
                 for row in _engine_rows(evaluation)
             ]
-            return Table(("test set", "engine", *MODE_COLUMNS), rows)
+            note = _circumstances(values) if "machine" in values else ""
+            return Table(("test set", "engine", *MODE_COLUMNS), rows, note)
         if "engines" in values:
             rows = [row for evaluation in values["engines"] for row in _engine_rows(evaluation)]
             return Table(("engine", *MODE_COLUMNS), rows, _circumstances(values))

@@ -11,19 +11,15 @@ modes share one encoder pass, and rescoring the search of ctc_beam; their time c
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from voxformer import __version__
 from voxformer.data import read_manifest
 from voxformer.evaluation import Evaluation, evaluate
+from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import (
     ModelError,
     OpenModel,
@@ -37,7 +33,6 @@ from voxformer.runtime.bundle import sha256_of
 
 ENGINES = ("torch", "onnxruntime")
 WARM_UP_BATCHES = 5
-PACKAGES = ("numpy", "torch", "onnxruntime")
 
 
 def main() -> int:
@@ -82,9 +77,7 @@ def _run(args: argparse.Namespace) -> int:
             "decoding": bundle.decoding.to_json(),
             "warm_up_batches": WARM_UP_BATCHES,
             "process": "one process",
-            "machine": _machine(),
-            "versions": _versions(),
-            "commit": _commit(),
+            **circumstances(),
             "engines": results,
         }
         write_json(args.json, values)
@@ -152,51 +145,6 @@ def _table(evaluation: Evaluation) -> str:
         )
     lines += [f"skipped {name}: {reason}" for name, reason in evaluation.skipped]
     return "\n".join(lines)
-
-
-def _machine() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": _cpu_model(),
-        "cores": cores,
-        "system": platform.system(),
-        "load_at_end": os.getloadavg()[0],
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
-
-
-def _versions() -> dict[str, str]:
-    versions = {"voxformer": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a plus if it has changes; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return result.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -109,11 +109,12 @@ def evaluate_bundle(
     The result is written to out/results.json as well.
     """
     from voxformer.evaluation import evaluate
+    from voxformer.evaluation.circumstances import circumstances
     from voxformer.evaluation.models import open_model
     from voxformer.runtime import MODES
 
     models = {"onnxruntime": open_model(bundle), "torch": open_model(checkpoint)}
-    results: dict[str, Any] = {"bundle": str(bundle), "sets": {}}
+    results: dict[str, Any] = {"bundle": str(bundle), "sets": {}, **circumstances()}
     for name, manifest in corpus.tests.items():
         utterances = read_manifest(manifest)
         results["sets"][name] = {}
