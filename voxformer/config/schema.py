@@ -288,7 +288,9 @@ class DecodingConfig(Section):
     length_bonus: float = Field(0.0, ge=-100.0, le=100.0)
     """Added per token."""
     length_penalty: float = Field(0.0, ge=0.0, le=5.0)
-    """Exponent of the ranking divisor ((5 + n)/6) (Wu et al. 2016); 0 is off."""
+    """Exponent of the ranking divisor ((5 + n)/6) (Wu et al. 2016) with CTC; 0 is off."""
+    attention_length_penalty: float = Field(1.0, ge=0.0, le=5.0)
+    """The same for the `attention` mode, where without it an unsure decoder says nothing."""
     repetition_penalty: float = Field(1.0, ge=1.0, le=10.0)
     """Factor on ln p of tokens that the hypothesis already holds (Keskar et al. 2019); 1 is off."""
     no_repeat_ngram: int = Field(0, ge=0, le=20)

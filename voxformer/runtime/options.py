@@ -48,7 +48,9 @@ class DecodingOptions:
         n_best: hypotheses that a search returns, and that the attention decoder rescores.
         ctc_weight: CTC's share in the rescored score.
         length_bonus: added per token.
-        length_penalty: exponent of the ranking divisor ((5 + n)/6); 0 is off.
+        length_penalty: exponent of the ranking divisor ((5 + n)/6) with CTC; 0 is off.
+        attention_length_penalty: the same for the `attention` mode, which has no CTC score that
+            holds it to the audio's length.
         repetition_penalty: factor on ln p of tokens that the hypothesis already holds; 1 is off.
         no_repeat_ngram: the attention search never repeats an n-gram of this size; 0 is off.
         max_tokens_per_second: cap on an attention hypothesis; None leaves one token per frame.
@@ -60,6 +62,7 @@ class DecodingOptions:
     ctc_weight: float = 0.5
     length_bonus: float = 0.0
     length_penalty: float = 0.0
+    attention_length_penalty: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0
     max_tokens_per_second: float | None = None

@@ -206,7 +206,7 @@ def _attention(
     search_options = AttentionOptions(
         beam_size=options.beam_size,
         n_best=options.n_best,
-        length_penalty=options.length_penalty,
+        length_penalty=options.attention_length_penalty,
         repetition_penalty=options.repetition_penalty,
         no_repeat_ngram=options.no_repeat_ngram,
         length_bonus=options.length_bonus,
