@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from voxformer.config import RunConfig, load_config
 from voxformer.data.manifest import DataError, read_manifest
@@ -66,7 +66,14 @@ def corpus_in(folder: Path) -> Corpus:
     return Corpus(train, dev, tests)
 
 
-def run_recipe(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say: Say) -> Path:
+def run_recipe(
+    recipe: str,
+    corpus: Corpus,
+    out: Path,
+    overrides: list[str],
+    say: Say,
+    exporter: Literal["dynamo", "trace"] = "dynamo",
+) -> Path:
     """Train the four stages and export; returns the bundle.
 
     Args:
@@ -75,6 +82,7 @@ def run_recipe(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say
         out: run folders go to out/checkpoints, the bundle to out/bundle.
         overrides: `section.key=value` for every stage.
         say: told what happens.
+        exporter: of PyTorch, see `voxformer export --help`.
 
     Raises:
         StageFailed: a stage was stopped; run the recipe again to go on.
@@ -92,7 +100,7 @@ def run_recipe(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say
     record = {"seconds": seconds, "total_seconds": sum(seconds.values())}
     write_atomically(out / "training.json", json.dumps(record, indent=2) + "\n")
     assert previous is not None
-    return _export(previous, corpus, out / "bundle", say)
+    return _export(previous, corpus, out / "bundle", say, exporter)
 
 
 def best_of(folder: Path) -> Path:
@@ -184,13 +192,25 @@ def _train(config: RunConfig, stage: str) -> float:
     return float(state["position"]["seconds"])
 
 
-def _export(checkpoint: Path, corpus: Corpus, bundle: Path, say: Say) -> Path:
+def _export(
+    checkpoint: Path,
+    corpus: Corpus,
+    bundle: Path,
+    say: Say,
+    exporter: Literal["dynamo", "trace"],
+) -> Path:
     from voxformer.export import export_checkpoint
 
     if (bundle / "bundle.json").is_file():
         say(f"export: {bundle} is there already")
         return bundle
     began = time.monotonic()
-    export_checkpoint(checkpoint, bundle, corpus.dev, say=lambda line: say(f"export: {line}"))
+    export_checkpoint(
+        checkpoint,
+        bundle,
+        corpus.dev,
+        exporter=exporter,
+        say=lambda line: say(f"export: {line}"),
+    )
     say(f"export: {bundle}, {time.monotonic() - began:.0f} s")
     return bundle

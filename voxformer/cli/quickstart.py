@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 EXAMPLE = """voxformer quickstart
   voxformer quickstart --data data/an4 --recipe an4 --out runs/an4"""
@@ -45,8 +45,10 @@ def run(args: argparse.Namespace) -> int:
     _check_recipe(args.recipe, args.overrides)
     data = Path(args.data) if args.data else _synthesise(out / "data", say)
     corpus = corpus_in(data)
+    # The demonstration has minutes, and this exporter takes seconds; the gate is the same.
+    exporter: Literal["dynamo", "trace"] = "dynamo" if args.data else "trace"
     try:
-        bundle = run_recipe(args.recipe, corpus, out, args.overrides, say)
+        bundle = run_recipe(args.recipe, corpus, out, args.overrides, say, exporter)
     except StageFailed as failure:
         say(f"{failure.stage} stopped with exit code {failure.code}; run this again to go on")
         return failure.code
