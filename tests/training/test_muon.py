@@ -11,7 +11,7 @@ from voxformer.training.muon import Muon, orthogonalise
 from voxformer.training.optim import make_optimizer
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 32), (5, 7)])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 32), (5, 7), (6, 40)])
 def test_orthogonalise_keeps_directions_and_levels_singular_values(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, *shape)

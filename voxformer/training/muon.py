@@ -21,13 +21,29 @@ ADAMW_RMS = 0.2
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly: float [n, rows, columns], rows <= columns."""
+    """Nearest semi-orthogonal matrices, roughly: float [n, rows, columns], rows <= columns.
+
+    Each round multiplies X from the left by a polynomial P of X Xᵀ. Wide float32 matrices are
+    therefore left alone until the end: the polynomials are multiplied up on the small Gram matrix,
+    which turns into P X Xᵀ P. That is 5/9 of the arithmetic at four times the width. bfloat16 has
+    too few digits for the squares.
+    """
     a, b, c = NEWTON_SCHULZ
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    rows, columns = x.shape[1:]
+    if columns < 2 * rows or x.dtype == torch.bfloat16:
+        for _ in range(ROUNDS):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return x
+    gram = x @ x.mT
+    product = torch.eye(rows, dtype=x.dtype, device=x.device)
     for _ in range(ROUNDS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+        polynomial = b * gram + c * gram @ gram
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    return product @ x
 
 
 class Muon(torch.optim.Optimizer):
