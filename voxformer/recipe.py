@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from voxformer.config import RunConfig, load_config
+from voxformer.config import ConfigError, RunConfig, load_config
 from voxformer.data.manifest import DataError, read_manifest
 from voxformer.text.atomic import write_atomically
 
@@ -87,6 +87,8 @@ def run_recipe(
     Raises:
         StageFailed: a stage was stopped; run the recipe again to go on.
     """
+    if any(override.startswith("training.checkpoint_dir") for override in overrides):
+        raise ConfigError("training.checkpoint_dir: each stage has its own; use --out")
     tokenizer = _tokenizer(recipe, corpus, out, overrides, say)
     previous: Path | None = None
     seconds: dict[str, float] = {}
@@ -200,10 +202,13 @@ def _export(
     exporter: Literal["dynamo", "trace"],
 ) -> Path:
     from voxformer.export import export_checkpoint
+    from voxformer.training.storage import file_digest
 
     if (bundle / "bundle.json").is_file():
-        say(f"export: {bundle} is there already")
-        return bundle
+        provenance = json.loads((bundle / "bundle.json").read_text("utf-8"))["provenance"]
+        if provenance["checkpoint_sha256"] == file_digest(checkpoint):
+            say(f"export: {bundle} is there already")
+            return bundle
     began = time.monotonic()
     export_checkpoint(
         checkpoint,

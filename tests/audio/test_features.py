@@ -73,3 +73,13 @@ def test_frame_count(samples: int) -> None:
     window, hop = frame_geometry(16000)
     expected = 0 if samples < window else 1 + (samples - window) // hop
     assert int(LogMel().frame_lengths(torch.tensor([samples]))[0]) == expected
+
+
+def test_autocast_does_not_change_the_front_end() -> None:
+    waveform = torch.from_numpy(speech_like(16000, 16000)).unsqueeze(0)
+    length = torch.tensor([16000])
+    expected, _ = LogMel()(waveform, length)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features, _ = LogMel()(waveform, length)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, expected)

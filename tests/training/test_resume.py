@@ -141,3 +141,79 @@ def test_damaged_latest_is_set_aside_and_the_newest_verified_is_used(
     assert "step_4.pt at step 4" in log
     assert (folder / "latest.pt.damaged").is_file()
     assert_same(weights(tmp_path / "whole"), weights(folder))
+
+
+def test_the_last_evaluation_is_part_of_the_saved_state(make_config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert train(make_config("ctc", save_interval=100, eval_interval=100), "run") == 0
+    state = load_checkpoint(tmp_path / "run" / "latest.pt")
+    best = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert state["position"]["evaluated"] == state["step"] == best["step"]
+    assert state["position"]["best"] == best["metrics"]["wer_ctc_greedy"]
+
+
+def test_a_run_stopped_in_its_last_evaluation_saves_and_evaluates_when_resumed(
+    make_config,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from voxformer.training.validation import Validator
+
+    config = make_config("ctc", eval_interval=100)
+    evaluate = Validator.run
+
+    def interrupted(self, averaged):  # type: ignore[no-untyped-def]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, averaged)
+
+    monkeypatch.setattr(Validator, "run", interrupted)
+    assert train(config, "run") == 143
+    monkeypatch.setattr(Validator, "run", evaluate)
+    config.training.resume_from = str(tmp_path / "run" / "latest.pt")
+    assert train(config, "run") == 0
+    assert (tmp_path / "run" / "best.pt").is_file()
+
+
+def test_best_never_stands_alone(
+    make_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    from voxformer.training.checkpoint import CheckpointFolder
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, state):  # type: ignore[no-untyped-def]
+        raise Killed
+
+    monkeypatch.setattr(CheckpointFolder, "save_best", killed)
+    config = make_config("ctc", eval_interval=1, save_interval=100)
+    with pytest.raises(Killed):
+        train(config, "run")
+    monkeypatch.undo()
+    config.training.resume_from = str(tmp_path / "run" / "latest.pt")
+    assert train(config, "run") == 0
+
+
+def test_going_back_to_an_older_checkpoint_asks_to_move_the_newer_ones(
+    make_config, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "run"
+    options = {"save_interval": 4, "keep_epochs_n": 0}
+    assert train(make_config("ctc", **options), "run") == 0
+    older = make_config("ctc", resume_from=str(folder / "step_4.pt"), **options)
+    with pytest.raises(RunError, match=r"holds step_12\.pt, which is newer than step_4\.pt"):
+        train(older, "run")
+    for path in [*folder.glob("step_8.*"), *folder.glob("step_12.*"), *folder.glob("latest.*")]:
+        path.unlink()
+    expected = load_checkpoint(folder / "step_4.pt")["step"]
+    assert expected == 4
+    assert train(older, "run") == 0
+    assert load_checkpoint(folder / "latest.pt")["step"] == 12
+
+
+def test_the_config_goes_before_the_saved_hyperparameters(make_config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert train(make_config("ctc", weight_decay=0.01), "run") == 0
+    latest = str(tmp_path / "run" / "latest.pt")
+    more = make_config("ctc", weight_decay=0.5, num_epochs=3, resume_from=latest)
+    assert train(more, "run") == 0
+    groups = load_checkpoint(latest)["optimizer"]["adamw"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]

@@ -66,6 +66,14 @@ class LogMel(nn.Module):
             Features float32 [batch, frames, n_mels], 0 beyond an utterance's end when normalised,
             and their lengths int64 [batch].
         """
+        device = waveforms.device.type
+        if torch.is_autocast_enabled(device):
+            # A spectrum in bf16 would be another front end than the one that is exported.
+            with torch.autocast(device, enabled=False):
+                return self._features(waveforms.float(), sample_lengths)
+        return self._features(waveforms, sample_lengths)
+
+    def _features(self, waveforms: Tensor, sample_lengths: Tensor) -> tuple[Tensor, Tensor]:
         spectrum = F.conv1d(waveforms.unsqueeze(1), self.kernel, stride=self.hop)
         real, imaginary = spectrum.chunk(2, dim=1)
         power = real * real + imaginary * imaginary  # (B, bins, T)

@@ -48,10 +48,11 @@ class RandomProjectionQuantizer(nn.Module):
     @torch.no_grad()
     def forward(self, stacked: Tensor) -> Tensor:
         """[batch, frames, input_dim] to labels int64 [batch, frames, num_codebooks]."""
-        projected = torch.einsum("btd,kdw->btkw", stacked, self.projection)
-        projected = F.normalize(projected, dim=-1)
-        # For unit vectors the nearest is the one with the largest inner product.
-        return torch.einsum("btkw,kcw->btkc", projected, self.codebooks).argmax(-1)
+        with torch.autocast(stacked.device.type, enabled=False):
+            projected = torch.einsum("btd,kdw->btkw", stacked, self.projection)
+            projected = F.normalize(projected, dim=-1)
+            # For unit vectors the nearest is the one with the largest inner product.
+            return torch.einsum("btkw,kcw->btkc", projected, self.codebooks).argmax(-1)
 
 
 @dataclass(frozen=True)

@@ -269,8 +269,7 @@ class CheckpointFolder:
     def save_step(self, step: int, state: dict[str, Any]) -> Path:
         """Write `step_N.pt`, point `latest.pt` at it, delete what is too old."""
         path = self.folder / f"step_{step}.pt"
-        if not path.exists():
-            save_checkpoint(path, state)
+        save_checkpoint(path, state)
         link_verified(path, self.folder / "latest.pt")
         self._prune("step", self.keep_last_n)
         return path

@@ -13,6 +13,7 @@ import errno
 import itertools
 import logging
 import math
+import os
 import resource
 import signal
 import time
@@ -66,6 +67,8 @@ class Position:
     evaluations_since_best: int = 0
     critical_in_a_row: int = 0
     skipped_steps: int = 0
+    nonfinite_in_a_row: int = 0
+    evaluated: int = -1
 
 
 @dataclass
@@ -108,6 +111,8 @@ def train(config: RunConfig, name: str) -> int:
     Raises:
         RunError, CheckpointError, DataError: it cannot start; nothing was changed.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("training on several processes is not built yet; start it without torchrun")
     device = choose_device(config.training.device)
     if config.training.num_threads:
         torch.set_num_threads(config.training.num_threads)
@@ -169,7 +174,7 @@ class _Run:
         )
         self.cache = decode_all(self.utterances, config.model.sample_rate)
         self.saved_step = self.position.step if start.resumed is not None else -1
-        self.nonfinite_in_a_row = 0
+        self.unsaved = start.resumed is None
         write_atomically(folder / "config.yaml", dump_config(config))
         self.opening = start.message
 
@@ -187,7 +192,7 @@ class _Run:
                 hours,
                 self.total_steps,
             )
-            if self._finished():
+            if self._finished() and self.position.evaluated == self.position.step:
                 logger.info("already finished at step %d", self.position.step)
                 return EXIT_OK
             try:
@@ -201,7 +206,8 @@ class _Run:
                     f"out, lower training.num_workers or set it to 0; {self._saved()} is saved, go "
                     "on with --resume"
                 ) from None
-            if code == EXIT_OK and not self._save():
+            # Evaluating at the end moves what is best so far, so it is saved once more.
+            if code not in (EXIT_DISK, EXIT_WATCH) and not self._save():
                 code = EXIT_DISK
             if code == EXIT_DISK:
                 logger.error(
@@ -247,9 +253,9 @@ class _Run:
                     break
             if self.position.micro_batch >= self.sampler.num_batches(self.position.epoch):
                 self._end_of_epoch()
-        if self.position.step % self.config.training.eval_interval:
+        if self.position.evaluated != self.position.step:
             self._evaluate()
-        return EXIT_OK
+        return EXIT_OK if stop.signal_number is None else 128 + stop.signal_number
 
     def _steps_of_epoch(self) -> Iterator[list[Batch]]:
         training, position = self.config.training, self.position
@@ -274,6 +280,7 @@ class _Run:
         began = time.monotonic()
         position.step += 1
         position.micro_batch += len(batches)
+        self.unsaved = True
         rate = learning_rate(position.step, self.total_steps, training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -305,13 +312,13 @@ class _Run:
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip))
         if batches and math.isfinite(norm) and math.isfinite(terms["loss"]):
-            self.nonfinite_in_a_row = 0
+            self.position.nonfinite_in_a_row = 0
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.position.step)
         else:
             self.position.skipped_steps += 1
-            self.nonfinite_in_a_row += 1
+            self.position.nonfinite_in_a_row += 1
             self.suspects = [utterance_id for batch in batches for utterance_id in batch.ids]
             logger.warning(
                 "step %d skipped: loss %s, gradient norm %s, utterances %s",
@@ -352,16 +359,16 @@ class _Run:
     def _after_step(self, stop: _Stop) -> int | None:
         """Evaluate, save or leave; an exit code means leave."""
         training, step = self.config.training, self.position.step
-        if self.nonfinite_in_a_row >= training.max_nonfinite_steps:
+        if self.position.nonfinite_in_a_row >= training.max_nonfinite_steps:
             logger.error(
                 "%d non-finite steps in a row; the last had utterances %s",
-                self.nonfinite_in_a_row,
+                self.position.nonfinite_in_a_row,
                 ", ".join(self.suspects) or "none that could be read",
             )
-            return EXIT_WATCH
+            self.position.nonfinite_in_a_row = 0  # a run that is resumed gets as many again
+            return EXIT_WATCH if self._save() else EXIT_DISK
         if step % training.eval_interval == 0 and self._evaluate():
-            self._save()
-            return EXIT_WATCH
+            return EXIT_WATCH if self._save() else EXIT_DISK
         if step % training.save_interval == 0:
             self._save()
         if stop.signal_number is not None:
@@ -372,6 +379,7 @@ class _Run:
         position = self.position
         summary = self.objective.epoch_summary()
         position.epoch, position.micro_batch = position.epoch + 1, 0
+        self.unsaved = True
         if summary:
             row = {"epoch": position.epoch, **summary, **self._weight()}
             self.monitor.row("epoch", position.step, row)
@@ -385,6 +393,8 @@ class _Run:
 
     def _evaluate(self) -> bool:
         """Evaluate on the validation set, keep the best; True when the watch says stop."""
+        self.position.evaluated = self.position.step
+        self.unsaved = True
         result = self.validator.run(self.average.state_dict() if self.average else None)
         if result is None:
             return False
@@ -393,6 +403,9 @@ class _Run:
         logger.info("step %d: %s", position.step, result.summary)
         if result.score < position.best:
             position.evaluations_since_best = 0
+            if self.saved_step < 0:
+                self._save()  # best.pt alone could not be resumed
+                self.unsaved = True
             weights = self.average.state_dict() if self.average else self.module.state_dict()
             with self._disk_errors("best.pt"):
                 self.checkpoints.save_best(
@@ -430,7 +443,7 @@ class _Run:
 
     def _save(self) -> bool:
         """Write `step_N.pt` and `latest.pt`; False when the disk would not take them."""
-        if self.saved_step == self.position.step:
+        if not self.unsaved:
             return True
         state = {
             **self._identity(),
@@ -442,6 +455,7 @@ class _Run:
         with self._disk_errors(f"step_{self.position.step}.pt"):
             self.checkpoints.save_step(self.position.step, state)
             self.saved_step = self.position.step
+            self.unsaved = False
             return True
         return False
 
@@ -457,7 +471,14 @@ class _Run:
     def _restore(self, state: dict[str, Any], path: str | None) -> None:
         try:
             self.module.load_state_dict(state["model"])
+            configured = [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in self.optimizer.param_groups
+            ]
             self.optimizer.load_state_dict(state["optimizer"])
+            # The config goes before what was saved: a changed weight decay is meant.
+            for group, values in zip(self.optimizer.param_groups, configured, strict=True):
+                group.update(values)
             if self.average is not None:
                 self.average.load_state_dict(state["ema"] or state["model"])
             self.position = Position(**state["position"])

@@ -37,12 +37,14 @@ def orthogonalise(matrices: Tensor) -> Tensor:
             x = a * x + (b * gram + c * gram @ gram) @ x
         return x
     gram = x @ x.mT
-    product = torch.eye(rows, dtype=x.dtype, device=x.device)
-    for _ in range(ROUNDS):
+    product: Tensor | None = None
+    for remaining in reversed(range(ROUNDS)):
         polynomial = b * gram + c * gram @ gram
         polynomial.diagonal(dim1=1, dim2=2).add_(a)
-        product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
+        product = polynomial if product is None else polynomial @ product
+        if remaining:
+            gram = polynomial @ gram @ polynomial
+    assert product is not None
     return product @ x
 
 

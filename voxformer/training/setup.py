@@ -28,6 +28,7 @@ from voxformer.training.checkpoint import (
     load_checkpoint,
     load_matching_weights,
     newest_verified,
+    numbered_checkpoints,
 )
 from voxformer.training.objectives import (
     Objective,
@@ -141,6 +142,7 @@ def find_start(config: RunConfig, folder: Path) -> Start:
             found, state = newest_verified(folder)
         else:
             found, state = path, load_checkpoint(path)
+            _check_folder_goes_on_from(folder, path, state["step"])
         if state["stage"] != config.stage.value:
             raise CheckpointError(
                 f"{found}: of stage {state['stage']}, this config is stage {config.stage.value}; "
@@ -159,6 +161,23 @@ def find_start(config: RunConfig, folder: Path) -> Start:
             f"{own_latest}) to go on, or choose another training.checkpoint_dir"
         )
     return _initial(config, "starting fresh")
+
+
+def _check_folder_goes_on_from(folder: Path, path: Path, step: int) -> None:
+    """Refuse to mix two runs, or two continuations of one, in a folder."""
+    if path.resolve().parent != folder.resolve():
+        if holds_checkpoints(folder):
+            raise RunError(
+                f"{folder} already holds checkpoints, and {path} is not one of them; use --resume "
+                "to go on with them, or choose another training.checkpoint_dir"
+            )
+        return
+    newer = [p.name for p in numbered_checkpoints(folder, "step") if int(p.stem[5:]) > step]
+    if newer:
+        raise RunError(
+            f"{folder} holds {newer[-1]}, which is newer than {path.name}; move the newer ones "
+            "away, or choose another training.checkpoint_dir"
+        )
 
 
 def _initial(config: RunConfig, message: str) -> Start:
@@ -293,6 +312,9 @@ def take_weights(module: nn.Module, start: Start, model_config: Any) -> None:
     if start.initial is None or start.path is None:
         return
     weights = start.initial.get("ema") or start.initial["model"]
+    if start.initial["stage"] == Stage.CTC.value:
+        # CTC alone never trained its decoder, so this run's own sizes and start values stand.
+        weights = {k: v for k, v in weights.items() if not k.startswith("decoder.")}
     taken, missing = load_matching_weights(module, weights, start.path)
     started = sorted({name.split(".")[0] for name in missing})
     logger.info(
@@ -307,6 +329,6 @@ def ctc_weight_range(config: RunConfig) -> tuple[float, float]:
     """CTC's effective weight at the run's first and last step, by stage."""
     if config.stage is Stage.CTC:
         return 1.0, 1.0
-    if config.stage is Stage.ATTENTION:
+    if config.stage in (Stage.PRETRAIN, Stage.ATTENTION):
         return 0.0, 0.0
     return config.model.ctc_weight_range

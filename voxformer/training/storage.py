@@ -103,7 +103,11 @@ def link_verified(source: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         write_verified(path, lambda file: _copy(source, file))
         return
-    _put_in_place(temporary, path, digest)
+    try:
+        _put_in_place(temporary, path, digest)
+    finally:
+        # Renaming one link of a file over another leaves both.
+        temporary.unlink(missing_ok=True)
 
 
 def remove_verified(path: Path) -> None:

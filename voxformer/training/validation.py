@@ -34,7 +34,7 @@ logger = logging.getLogger("voxformer.training")
 
 NOTHING_READABLE = "no evaluation: not one validation utterance could be read"
 
-MODES_BY_STAGE: dict[Stage, tuple[str, ...]] = {
+MODES_BY_STAGE: dict[Stage, tuple[Mode, ...]] = {
     Stage.PRETRAIN: (),
     Stage.CTC: ("ctc_greedy", "ctc_beam"),
     Stage.ATTENTION: ("attention", "rescoring"),
@@ -78,9 +78,10 @@ class Validator:
         self.cache = decode_all(utterances, config.model.sample_rate) if utterances else None
         self.token_rate = token_rate
         allowed = MODES_BY_STAGE[config.stage]
-        self.modes: list[Mode] = [m for m in config.decoding.eval_modes if m in allowed]
+        # In a fixed order, without repeats: the last one (of CTC the first) chooses best.pt.
+        self.modes: list[Mode] = [m for m in allowed if m in config.decoding.eval_modes]
         if allowed and not self.modes:
-            self.modes = [allowed[0]]  # type: ignore[list-item]
+            self.modes = [allowed[0]]
 
     def run(self, averaged: dict[str, Tensor] | None) -> ValidationResult | None:
         """Evaluate the averaged weights if given, else the module's own; None without a set."""
@@ -128,7 +129,8 @@ class Validator:
 
     def _pretraining(self, objective: PretrainObjective) -> ValidationResult | None:
         torch.manual_seed(0)  # the noise on masked frames: the same in every evaluation
-        objective.epoch_summary()
+        of_training = objective.counts.clone()
+        objective.counts.zero_()
         sums = {"loss": 0.0, "masked_accuracy": 0.0}
         masked = 0.0
         for batch in self._batches():
@@ -136,11 +138,12 @@ class Validator:
             share = objective.share(batch, {"masked": 1.0}, 0.0)
             for key, value in share.terms.items():
                 sums[key] += value
+        statistics = objective.epoch_summary()
+        objective.counts.copy_(of_training)
         if masked == 0.0:
             logger.warning(NOTHING_READABLE)
             return None
-        row = {key: value / max(1.0, masked) for key, value in sums.items()}
-        row |= objective.epoch_summary()
+        row = {**{key: value / masked for key, value in sums.items()}, **statistics}
         summary = (
             f"validation loss {row['loss']:.3f}, masked accuracy {row['masked_accuracy']:.1%} "
             f"(majority class {row['majority_share']:.1%})"
