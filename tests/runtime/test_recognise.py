@@ -92,7 +92,8 @@ def test_step_session_follows_parents(engine, noise):
     np.testing.assert_allclose(swapped[:1], expected, atol=1e-5)
 
 
-def test_attention_equals_exhaustive_search(engine, model, vocabulary, noise):
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_attention_equals_exhaustive_search(engine, model, vocabulary, noise, penalty):
     """With room for every prefix, the beam finds the best of all sequences up to the cap."""
     encoded = encode(engine, *pad_batch(noise(8000)))
     pieces = range(1, 11)
@@ -102,7 +103,13 @@ def test_attention_equals_exhaustive_search(engine, model, vocabulary, noise):
     for column, p in enumerate(every):
         tokens[0, column, : len(p)] = p
     totals = engine.score(encoded.encoder_out, encoded.lengths, tokens, lengths).sum(axis=2)[0]
-    wide = DecodingOptions(beam_size=200, n_best=111, max_tokens_per_second=4.0)  # cap: 2 tokens
+    totals = totals / ((5 + lengths[0]) / 6) ** penalty
+    wide = DecodingOptions(
+        beam_size=200,
+        n_best=111,
+        attention_length_penalty=penalty,
+        max_tokens_per_second=4.0,  # cap: 2 tokens
+    )
     [found] = decode(engine, encoded, [0.5], "attention", wide, vocabulary)
     order = np.argsort(-totals)
     assert [h.token_ids for h in found[:5]] == [every[i] for i in order[:5]]
