@@ -14,6 +14,7 @@ from voxformer.data.augment import (
     add_noise,
     change_speed,
     made_noise,
+    perturb_vocal_tract,
     spec_augment,
 )
 from voxformer.data.seeds import derived_generator, derived_seed
@@ -184,3 +185,36 @@ def test_draws_equal_splitmix64() -> None:
     drawn = _uniform(torch.tensor(seeds), 8)
     for row, seed in enumerate(seeds):
         assert drawn[row].tolist() == reference(seed & (2**64 - 1), 8)
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.93, 1.0, 1.15])
+def test_a_stretched_vocal_tract_moves_formants_and_keeps_the_nyquist_frequency(
+    factor: float,
+) -> None:
+    """Against np.interp over frequencies in Hz, with the mel scale written out again."""
+    sample_rate, n_mels = 16000, 80
+    mel = 1127 * np.log1p(np.array([20.0, 8000.0]) / 700)
+    centres = 700 * np.expm1(np.linspace(*mel, n_mels + 2)[1:-1] / 1127)
+    smooth = np.exp(-(((centres[:, None] - [500, 1500, 2500]) / 300) ** 2)).sum(1)
+    features = torch.tensor(smooth, dtype=torch.float32).expand(2, 5, n_mels)
+
+    warped = perturb_vocal_tract(features, seeds_of("a", "b"), (factor, factor), sample_rate)
+
+    expected = np.interp(centres / factor, centres, smooth)
+    below = centres < 4800 * min(factor, 1.0)
+    np.testing.assert_allclose(warped[1, 4].numpy()[below], expected[below], atol=0.02)
+    ramp = torch.linspace(0, 1, n_mels).expand(1, 1, n_mels)
+    top = perturb_vocal_tract(ramp, seeds_of("a"), (factor, factor), sample_rate)[0, 0]
+    assert bool((top.diff() >= 0).all())  # no frequency overtakes another
+    assert float(top[-1]) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_vocal_tract_is_the_utterances_own() -> None:
+    features = random_features(3, 20)
+    seeds = seeds_of("a", "b", "c")
+    together = perturb_vocal_tract(features, seeds, (0.8, 1.2), 16000)
+    alone = perturb_vocal_tract(features[1:2, :12], seeds[1:2], (0.8, 1.2), 16000)
+    assert torch.equal(together[1, :12], alone[0])
+    assert not torch.equal(
+        together[0], perturb_vocal_tract(features, seeds + 1, (0.8, 1.2), 16000)[0]
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from voxformer.config import SpecAugmentConfig
+from voxformer.config import AugmentConfig
 from voxformer.data.checks import screen
 from voxformer.data.loader import Batch, iterate_batches
 from voxformer.data.manifest import read_manifest
@@ -42,7 +42,7 @@ def test_accumulated_gradients_equal_one_batch(
     torch.manual_seed(0)
     model = VoxFormer(config.model)
     objective = SupervisedObjective(
-        model, torch.device("cpu"), SpecAugmentConfig(), 0.1, cr_ctc_weight=0.2
+        model, torch.device("cpu"), AugmentConfig(), 0.1, cr_ctc_weight=0.2
     )
     gradients = []
     for size in (8, 3):

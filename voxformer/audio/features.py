@@ -108,14 +108,27 @@ def _spectrum_kernel(window: int, n_fft: int) -> Tensor:
 
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     """Kaldi's triangular filters, float64 [n_mels, n_fft/2]; the Nyquist bin has no weight."""
-
-    def to_mel(hertz: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(hertz / 700.0)
-
-    edges = to_mel(torch.tensor([LOWEST_HZ, sample_rate / 2], dtype=torch.float64))
-    step = (edges[1] - edges[0]) / (n_mels + 1)
-    left = edges[0] + step * torch.arange(n_mels, dtype=torch.float64).unsqueeze(1)
-    mel = to_mel(torch.arange(n_fft // 2, dtype=torch.float64) * sample_rate / n_fft).unsqueeze(0)
-    rising = (mel - left) / step
-    falling = (left + 2 * step - mel) / step
+    centres = mel_centres(sample_rate, n_mels)
+    step = centres[1] - centres[0]
+    hertz = torch.arange(n_fft // 2, dtype=torch.float64) * sample_rate / n_fft
+    mel = hz_to_mel(hertz).unsqueeze(0)
+    rising = (mel - (centres - step).unsqueeze(1)) / step
+    falling = ((centres + step).unsqueeze(1) - mel) / step
     return torch.minimum(rising, falling).clamp(min=0.0)
+
+
+def mel_centres(sample_rate: int, n_mels: int) -> Tensor:
+    """Centres of the filters on the mel scale, evenly spaced: float64 [n_mels]."""
+    edges = hz_to_mel(torch.tensor([LOWEST_HZ, sample_rate / 2], dtype=torch.float64))
+    step = (edges[1] - edges[0]) / (n_mels + 1)
+    return edges[0] + step * torch.arange(1, n_mels + 1, dtype=torch.float64)
+
+
+def hz_to_mel(hertz: Tensor) -> Tensor:
+    """HTK's mel scale, as Kaldi writes it."""
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+def mel_to_hz(mel: Tensor) -> Tensor:
+    """Inverse of `hz_to_mel`."""
+    return 700.0 * torch.expm1(mel / 1127.0)

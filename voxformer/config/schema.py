@@ -242,6 +242,11 @@ class AugmentConfig(Section):
     """Range of signal-to-noise ratios, in dB."""
     noise_manifest: str | None = None
     """Recordings of noise; default: white and pink noise made on the spot."""
+    vocal_tract: Annotated[
+        list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=2, max_length=2)
+    ] = [1.0, 1.0]
+    """Range of the factor that stretches an utterance's spectrum below 4.8 kHz (VTLP, Jaitly and
+    Hinton 2013), for want of speakers; [1.0, 1.0] is off."""
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
     """Masks on the log-mel features."""
 

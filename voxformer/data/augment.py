@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Waveform = NDArray[np.float32]
 
+FORMANTS_HZ = 4800.0
+"""The formants that tell vowels apart lie below."""
+
 
 class Augmenter:
     """Speed perturbation, additive noise and gain, as `AugmentConfig` describes them.
@@ -151,6 +154,45 @@ def spec_augment(
         start = _integers(draws[:, spans : 2 * spans], length - width + 1)
         masked |= _covered(start, width, frames)[:, :, None]
     return features.masked_fill(masked, 0.0)
+
+
+def perturb_vocal_tract(
+    features: torch.Tensor, seeds: torch.Tensor, factors: tuple[float, float], sample_rate: int
+) -> torch.Tensor:
+    """Stretch the frequency axis as another vocal tract would (VTLP, Jaitly & Hinton 2013).
+
+    Each utterance draws one factor a: what was at frequency f comes to f·a, up to a knee below
+    `FORMANTS_HZ`, from where a straight line leads to the Nyquist frequency, which stays.
+
+    Args:
+        features: float [batch, frames, n_mels] on the front end's mel scale.
+        seeds: int64 [batch], one for each utterance and epoch; see `derived_seed`.
+        factors: lowest and highest a.
+        sample_rate: of the audio, in Hz.
+
+    Returns:
+        A new tensor like `features`.
+    """
+    import torch
+
+    from ..audio.features import hz_to_mel, mel_centres, mel_to_hz
+
+    n_mels = features.shape[2]
+    low, high = factors
+    uniform = _uniform(~seeds.to(features.device), 1)  # another stream than the masks'
+    factor = low + (high - low) * uniform  # [batch, 1]
+    mel = mel_centres(sample_rate, n_mels).to(features.device)
+    hz = mel_to_hz(mel)
+    nyquist = sample_rate / 2
+    knee = FORMANTS_HZ * factor.clamp(max=1.0)  # where the two lines meet, after the stretch
+    upper_line = nyquist - (nyquist - hz) * (nyquist - knee / factor) / (nyquist - knee)
+    source = torch.where(hz <= knee, hz / factor, upper_line)  # [batch, n_mels]
+    position = ((hz_to_mel(source) - mel[0]) / (mel[1] - mel[0])).clamp(0, n_mels - 1)
+    below = position.long().clamp(max=n_mels - 2)
+    share = (position - below).to(features.dtype)[:, None, :]
+    index = below[:, None, :].expand_as(features)
+    lower, upper = features.gather(2, index), features.gather(2, index + 1)
+    return lower + share * (upper - lower)
 
 
 def _integers(uniform: torch.Tensor, limit: Any) -> torch.Tensor:

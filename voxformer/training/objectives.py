@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voxformer.config import PretrainConfig, SpecAugmentConfig
-from voxformer.data.augment import spec_augment
+from voxformer.config import AugmentConfig, PretrainConfig
+from voxformer.data.augment import perturb_vocal_tract, spec_augment
 from voxformer.data.loader import Batch
 from voxformer.model.bestrq import BestRq
 from voxformer.model.masks import length_mask
@@ -103,7 +103,7 @@ class SupervisedObjective:
     Args:
         model: the network.
         device: where it is.
-        spec_options: SpecAugment; None for none.
+        augment: what is done to features; None for nothing.
         label_smoothing: of the cross-entropy.
         cr_ctc_weight: weight of the consistency between two views (CR-CTC); 0 for one view.
         freeze_encoder: stage 3; the encoder runs in evaluation mode and without gradients.
@@ -113,14 +113,14 @@ class SupervisedObjective:
         self,
         model: VoxFormer,
         device: torch.device,
-        spec_options: SpecAugmentConfig | None,
+        augment: AugmentConfig | None,
         label_smoothing: float,
         cr_ctc_weight: float = 0.0,
         freeze_encoder: bool = False,
     ) -> None:
         self.model = model
         self.device = device
-        self.spec_options = spec_options
+        self.augment = augment
         self.label_smoothing = label_smoothing
         self.cr_ctc_weight = cr_ctc_weight
         self.freeze_encoder = freeze_encoder
@@ -180,11 +180,16 @@ class SupervisedObjective:
     def _features(self, batch: Batch, two_views: bool) -> tuple[Tensor, Tensor]:
         waveforms = batch.waveforms.to(self.device)
         features, lengths = self.model.front_end(waveforms, batch.waveform_lengths.to(self.device))
-        if self.spec_options is None:
+        if self.augment is None:
             views = [features, features] if two_views else [features]
         else:
+            low, high = sorted(self.augment.vocal_tract)
+            if (low, high) != (1.0, 1.0):
+                rate = self.model.front_end.sample_rate
+                features = perturb_vocal_tract(features, batch.seeds, (low, high), rate)
+            options = self.augment.spec_augment
             seeds = [batch.seeds, batch.seeds ^ SECOND_VIEW] if two_views else [batch.seeds]
-            views = [spec_augment(features, lengths, s, self.spec_options) for s in seeds]
+            views = [spec_augment(features, lengths, s, options) for s in seeds]
         return torch.cat(views), lengths.repeat(len(views))
 
 

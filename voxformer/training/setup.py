@@ -299,7 +299,7 @@ def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module,
     objective = SupervisedObjective(
         model,
         device,
-        config.augment.spec_augment,
+        config.augment,
         config.training.label_smoothing,
         cr_ctc_weight=config.training.cr_ctc_weight,
         freeze_encoder=frozen,
