@@ -30,7 +30,7 @@ from voxformer.training.checkpoint import (
     save_checkpoint,
 )
 from voxformer.training.loop import train
-from voxformer.training.setup import RunError
+from voxformer.training.setup import RunError, locked
 from voxformer.training.storage import verify
 
 
@@ -97,6 +97,17 @@ def write_manifest(folder: Path, corpus: Path, *extra: str, **changes: object) -
     path = folder / "changed.jsonl"
     path.write_text("\n".join([*map(json.dumps, rows), *extra]) + "\n")
     return f"data.train_manifest={path}"
+
+
+def test_a_run_folder_has_one_trainer(refusal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        assert refusal() == (
+            "run: another process is training in it; wait for it, stop it, or choose another "
+            "training.checkpoint_dir"
+        )
+    with locked(tmp_path / "run"):
+        pass
 
 
 def test_manifests_that_cannot_be_used(refusal, corpus: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

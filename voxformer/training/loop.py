@@ -43,6 +43,7 @@ from voxformer.training.setup import (
     find_start,
     load_training_set,
     load_validation_set,
+    locked,
     make_run_folder,
     prepare_vocabulary,
     run_folder,
@@ -119,15 +120,16 @@ def train(config: RunConfig, name: str) -> int:
     if config.training.deterministic:
         torch.use_deterministic_algorithms(True)
     folder = run_folder(config, name)
-    start = find_start(config, folder)
+    existed = folder.is_dir()
     make_run_folder(folder)
     try:
-        run = _Run(config, name, folder, start, device)
+        with locked(folder):
+            return _Run(config, name, folder, find_start(config, folder), device).run()
     except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # goes only where it holds nothing
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # goes only where it holds nothing
         raise
-    return run.run()
 
 
 class _Run:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +123,31 @@ def make_run_folder(folder: Path) -> None:
             f"{folder}: cannot be the run folder: {str(error.strerror).lower()}; choose another "
             "training.checkpoint_dir"
         ) from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second training process out of a run folder; the lock ends with the process.
+
+    Where the file system knows no locks (some network mounts) there is none.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{folder}: another process is training in it; wait for it, stop it, or choose "
+                "another training.checkpoint_dir"
+            ) from None
+        except OSError as error:
+            logger.warning("%s: cannot be locked: %s", folder, error.strerror)
+        yield
+    finally:
+        os.close(handle)
 
 
 def find_start(config: RunConfig, folder: Path) -> Start:
