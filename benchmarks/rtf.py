@@ -30,6 +30,7 @@ from voxformer.evaluation.models import (
 from voxformer.evaluation.results import write_json
 from voxformer.runtime import MODES, Bundle, read_bundle
 from voxformer.runtime.bundle import sha256_of
+from voxformer.runtime.options import check_mode
 
 ENGINES = ("torch", "onnxruntime")
 WARM_UP_BATCHES = 5
@@ -52,7 +53,9 @@ def _run(args: argparse.Namespace) -> int:
     if manifest is None:
         raise ModelError(f"{bundle.path} was exported without a manifest; name one with --manifest")
     utterances = read_manifest(manifest)
-    modes = [mode for mode in MODES if mode in args.modes]
+    modes = [mode for mode in bundle.modes if mode in (args.modes or MODES)]
+    for mode in args.modes or ():
+        check_mode(mode, bundle.modes)
     print(
         f"{bundle.path} on {manifest}: {len(utterances)} utterances, batches of {args.batch_size}"
     )
@@ -92,7 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="CKPT", help="for torch (default: the bundle's)")
     parser.add_argument("--manifest", help="default: the one that the bundle was exported with")
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")

@@ -28,7 +28,7 @@ from voxformer.runtime.bundle import (
     sha256_of,
 )
 from voxformer.runtime.onnx_engine import OnnxEngine
-from voxformer.runtime.options import DecodingOptions, Vocabulary
+from voxformer.runtime.options import DecodingOptions, Vocabulary, trained_modes
 from voxformer.runtime.torch_engine import TorchEngine
 
 from .errors import ExportRefused
@@ -106,6 +106,7 @@ def export_bundle(
     utterances = _gate_utterances(manifest)
     options = _decoding_defaults(config, max_tokens_per_second)
     provenance = provenance or Provenance()
+    modes = trained_modes(provenance.stage)
     model = copy.deepcopy(model).cpu().float()
     with _staging(out) as folder:
         say(f"tracing {', '.join(GRAPH_NAMES)} ({exporter})")
@@ -117,7 +118,9 @@ def export_bundle(
         wer: dict[str, Any] | None = None
         if utterances:
             say(f"comparing error rates on {len(utterances)} utterances")
-            evaluation, rates = check_wer(reference, exported, vocabulary, utterances, options)
+            evaluation, rates = check_wer(
+                reference, exported, vocabulary, utterances, options, modes
+            )
             parity["wer"] = rates
             wer = _wer_of(evaluation, manifest)
         _write(folder / TOKENS_NAME, "".join(f"{token}\n" for token in tokens))
@@ -132,6 +135,7 @@ def export_bundle(
                 "sos_eos_id": vocabulary.sos_eos_id,
             },
             "decoding": options.to_json(),
+            "modes": list(modes),
             "precision": "fp32",
             "opset": OPSET,
             "files": {

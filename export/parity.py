@@ -115,8 +115,9 @@ def check_wer(
     vocabulary: Vocabulary,
     utterances: Sequence[Utterance],
     options: DecodingOptions,
+    trained: Sequence[Mode],
 ) -> tuple[Evaluation, dict[str, Any]]:
-    """Compare word error rates on speech.
+    """Compare word error rates on speech, in `WER_MODES` as far as they are trained.
 
     Returns:
         The exported graphs' evaluation, and both error rates of each mode for bundle.json.
@@ -124,10 +125,11 @@ def check_wer(
     Raises:
         ExportRefused: they differ by more than `WER_TOLERANCE` and by more than one word.
     """
-    expected = evaluate(reference, vocabulary, utterances, WER_MODES, options)
-    found = evaluate(exported, vocabulary, utterances, WER_MODES, options)
+    modes = [mode for mode in WER_MODES if mode in trained]
+    expected = evaluate(reference, vocabulary, utterances, modes, options)
+    found = evaluate(exported, vocabulary, utterances, modes, options)
     rates: dict[str, Any] = {}
-    for mode in WER_MODES:
+    for mode in modes:
         left, right = expected.modes[mode], found.modes[mode]
         apart = abs(left.wer - right.wer) > WER_TOLERANCE
         if apart and abs(left.words.errors - right.words.errors) > 1:

@@ -1,46 +1,12 @@
-"""A small random model and a manifest of noise."""
+"""A manifest of noise for the small random model."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
-from voxformer.config import ModelConfig
 from voxformer.data import Utterance
-from voxformer.model import VoxFormer
-from voxformer.runtime import Vocabulary
-from voxformer.runtime.torch_engine import TorchEngine
-
-PIECES = ["<unk>", "\u2581", "\u2581a", "b", "\u2581c", "d", "\u2581e", "f", "\u2581g", "h"]
-
-
-@pytest.fixture(scope="session")
-def vocabulary():
-    return Vocabulary.from_tokens(["<blank>", *PIECES, "<sos/eos>"])
-
-
-@pytest.fixture(scope="session")
-def model():
-    torch.manual_seed(7)
-    config = ModelConfig(
-        vocab_size=len(PIECES),
-        d_model=32,
-        encoder_num_heads=2,
-        encoder_num_blocks=3,
-        encoder_layers_per_block=1,
-        encoder_conv_kernel=5,
-        subsampling_channels=8,
-        decoder_num_heads=2,
-        decoder_num_layers=2,
-    )
-    return VoxFormer(config).eval()
-
-
-@pytest.fixture(scope="session")
-def engine(model):
-    return TorchEngine(model)
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,36 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(command, message, ca
     assert said.count("\n") == 1
 
 
+def test_a_recording_that_cannot_be_read_does_not_hold_up_the_others(utterances, capsys):
+    Path("torn.wav").write_bytes(utterances[0].audio_path.read_bytes()[:1000])
+    good = str(utterances[2].audio_path)
+    assert main(["transcribe", "none.wav", good, "torn.wav", "--model", "bundles/tiny"]) == 2
+    said = capsys.readouterr()
+    assert [line.split("\t")[0] for line in said.out.splitlines()] == [good]
+    missing, torn = said.err.splitlines()
+    assert "none.wav: no such audio file" in missing
+    assert "torn.wav: truncated audio" in torn
+
+
+def test_a_model_of_stage_2_decodes_without_its_untrained_decoder(place, capsys):
+    checkpoint = torch.load(place / "checkpoints" / "tiny" / "best.pt", weights_only=True)
+    save_checkpoint(place / "stage2.pt", {**checkpoint, "stage": "ctc"})
+    export = ["export", "--checkpoint", "stage2.pt", "--out", "ctc", "--exporter", "trace"]
+    assert main([*export, "--manifest", "valid.jsonl"]) == 0
+    values = json.loads(Path("ctc/bundle.json").read_text("utf-8"))
+    assert values["modes"] == [*values["parity"]["wer"], "ctc_beam"] == list(MODES[:2])
+    for model in ("ctc", "stage2.pt"):
+        capsys.readouterr()
+        assert main(["evaluate", "--model", model, "--manifest", "valid.jsonl"]) == 0
+        assert "ctc_beam" in capsys.readouterr().out
+        refused = ["evaluate", "--model", model, "--manifest", "valid.jsonl", "--mode", "attention"]
+        assert main(refused) == 2
+        assert capsys.readouterr().err == (
+            "voxformer evaluate: mode attention needs an attention decoder, and this model's is "
+            "not trained; use ctc_greedy or ctc_beam, or a model of stage 3 or 4\n"
+        )
+
+
 @pytest.mark.parametrize("command", ["export", "evaluate", "transcribe"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:

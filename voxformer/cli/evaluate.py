@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         action="append",
         choices=("ctc_greedy", "ctc_beam", "attention", "rescoring", "all"),
-        help="decoding mode, may be repeated (default: rescoring)",
+        help="decoding mode, may be repeated (default: rescoring; ctc_beam for a model of stage 2)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the whole report here")
     parser.add_argument("--errors", metavar="FILE", help="write every error, aligned, here")
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from voxformer.evaluation.models import open_model
     from voxformer.evaluation.report import error_report, summary
     from voxformer.evaluation.results import write_json
-    from voxformer.runtime import MODES
+    from voxformer.runtime.options import check_mode, default_mode
     from voxformer.text.atomic import write_atomically
 
     utterances = read_manifest(args.manifest)
@@ -50,8 +50,11 @@ def run(args: argparse.Namespace) -> int:
         options = replace(options, beam_size=args.beam_size, n_best=n_best)
     if args.ctc_weight is not None:
         options = replace(options, ctc_weight=args.ctc_weight)
-    asked = args.mode or ["rescoring"]
-    modes = [mode for mode in MODES if mode in asked or "all" in asked]
+    asked = args.mode or [default_mode(model.modes)]
+    for mode in asked:
+        if mode != "all":
+            check_mode(mode, model.modes)
+    modes = [mode for mode in model.modes if mode in asked or "all" in asked]
     evaluation = evaluate(
         model.engine, model.vocabulary, utterances, modes, options, batch_size=args.batch_size
     )

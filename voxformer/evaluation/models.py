@@ -10,9 +10,11 @@ from voxformer.runtime import (
     DecodingOptions,
     Engine,
     EngineError,
+    Mode,
     Vocabulary,
     read_bundle,
 )
+from voxformer.runtime.options import trained_modes
 
 RUNS = "checkpoints"
 BUNDLE_FOLDERS = ("bundles", "exports")
@@ -30,6 +32,7 @@ class OpenModel:
     engine: Engine
     vocabulary: Vocabulary
     options: DecodingOptions
+    modes: tuple[Mode, ...]
 
 
 def open_model(path: str | Path, provider: str = "cpu", threads: int = 0) -> OpenModel:
@@ -61,6 +64,7 @@ def open_bundle(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> Open
         OnnxEngine.from_bundle(bundle, provider, threads),
         bundle.vocabulary,
         replace(bundle.decoding, num_threads=threads),
+        bundle.modes,
     )
 
 
@@ -85,7 +89,8 @@ def open_checkpoint(path: Path, provider: str = "cpu", threads: int = 0) -> Open
         values["max_tokens_per_second"] = loaded.metadata["max_tokens_per_second"]
     options = replace(DecodingOptions.from_mapping(values), num_threads=threads)
     vocabulary = Vocabulary.from_tokens(loaded.tokens)
-    return OpenModel(path, TorchEngine(loaded.model.to(provider)), vocabulary, options)
+    modes = trained_modes(loaded.metadata["stage"])
+    return OpenModel(path, TorchEngine(loaded.model.to(provider)), vocabulary, options, modes)
 
 
 def newest_checkpoint(folder: str | Path = RUNS) -> Path:

@@ -6,7 +6,7 @@ the engine: `voxformer.runtime.torch_engine`, `voxformer.runtime.onnx_engine`.
 
 from voxformer.runtime.bundle import Bundle, BundleError, read_bundle
 from voxformer.runtime.engine import Encoded, Engine, EngineError, StepSession
-from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
+from voxformer.runtime.options import MODES, DecodingOptions, Mode, ModeError, Vocabulary
 from voxformer.runtime.recognise import (
     batches_by_duration,
     decode,
@@ -28,6 +28,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Mode",
+    "ModeError",
     "Recognizer",
     "Segment",
     "StepSession",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxformer.runtime.options import DecodingOptions, Vocabulary
+from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
 
 FORMAT = "voxformer-bundle"
 FORMAT_VERSION = 1
@@ -34,6 +34,7 @@ class Bundle:
         frame_shift_s: seconds between encoder frames.
         vocabulary: tokens and special ids.
         decoding: default options of the searches.
+        modes: decoding modes whose parts are trained.
         precision: of weights and arithmetic: `fp32`.
         values: all of bundle.json: provenance, parity, WER, …
     """
@@ -43,6 +44,7 @@ class Bundle:
     frame_shift_s: float
     vocabulary: Vocabulary
     decoding: DecodingOptions
+    modes: tuple[Mode, ...]
     precision: str
     values: dict[str, Any]
 
@@ -85,6 +87,7 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
             frame_shift_s=float(values["frame_shift_s"]),
             vocabulary=vocabulary,
             decoding=DecodingOptions.from_mapping(values["decoding"]),
+            modes=tuple(mode for mode in MODES if mode in values.get("modes", MODES)),
             precision=str(values["precision"]),
             values=values,
         )

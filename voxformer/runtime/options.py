@@ -9,8 +9,36 @@ from typing import Any, Literal, get_args
 Mode = Literal["ctc_greedy", "ctc_beam", "attention", "rescoring"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+CTC_MODES: tuple[Mode, ...] = ("ctc_greedy", "ctc_beam")
+"""Those that need no attention decoder."""
+
 SPACE = "\u2581"
 """SentencePiece's word boundary."""
+
+
+class ModeError(ValueError):
+    """A decoding mode that does not exist, or that the model was not trained for."""
+
+
+def trained_modes(stage: str | None) -> tuple[Mode, ...]:
+    """Modes whose parts a stage has trained; all where the stage is unknown."""
+    return CTC_MODES if stage == "ctc" else MODES
+
+
+def default_mode(modes: Sequence[Mode]) -> Mode:
+    """`rescoring` where the model can, else `ctc_beam`."""
+    return "rescoring" if "rescoring" in modes else "ctc_beam"
+
+
+def check_mode(mode: str, modes: Sequence[Mode]) -> None:
+    """Raise ModeError unless `mode` is one of the model's."""
+    if mode not in MODES:
+        raise ModeError(f"unknown decoding mode {mode!r}; there are {', '.join(MODES)}")
+    if mode not in modes:
+        raise ModeError(
+            f"mode {mode} needs an attention decoder, and this model's is not trained; use "
+            f"{' or '.join(modes)}, or a model of stage 3 or 4"
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from voxformer.decoding import (
     ctc_greedy,
 )
 from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray
-from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
+from voxformer.runtime.options import MODES, DecodingOptions, Mode, ModeError, Vocabulary
 
 NBest = list[list[Hypothesis]]
 
@@ -101,7 +101,7 @@ def decode(
         return _rescore(engine, encoded, first_pass, options, vocabulary)
     if mode == "attention":
         return _attention(engine, encoded, durations, options, vocabulary)
-    raise ValueError(f"unknown decoding mode {mode!r}; there are {', '.join(MODES)}")
+    raise ModeError(f"unknown decoding mode {mode!r}; there are {', '.join(MODES)}")
 
 
 def length_cap(frames: int, duration: float, max_tokens_per_second: float | None) -> int:

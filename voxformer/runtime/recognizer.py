@@ -13,7 +13,14 @@ import numpy as np
 from voxformer.decoding import Hypothesis, ctc_align
 from voxformer.runtime.bundle import read_bundle
 from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray
-from voxformer.runtime.options import DecodingOptions, Mode, Vocabulary
+from voxformer.runtime.options import (
+    MODES,
+    DecodingOptions,
+    Mode,
+    Vocabulary,
+    check_mode,
+    default_mode,
+)
 from voxformer.runtime.recognise import batches_by_duration, decode, encode, pad_batch
 from voxformer.runtime.segments import cut_points
 from voxformer.runtime.transcript import Segment, Transcript, Word, words_of
@@ -30,12 +37,20 @@ class Recognizer:
         engine: runs the model.
         vocabulary: of the model.
         options: of the searches.
+        modes: decoding modes whose parts are trained.
     """
 
-    def __init__(self, engine: Engine, vocabulary: Vocabulary, options: DecodingOptions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        options: DecodingOptions,
+        modes: Sequence[Mode] = MODES,
+    ) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
         self.options = options
+        self.modes = tuple(modes)
 
     @classmethod
     def load(
@@ -65,12 +80,13 @@ class Recognizer:
 
         bundle = read_bundle(Path(path))
         decoding = replace(bundle.decoding, num_threads=threads, **options)
-        return cls(OnnxEngine.from_bundle(bundle, provider, threads), bundle.vocabulary, decoding)
+        opened = OnnxEngine.from_bundle(bundle, provider, threads)
+        return cls(opened, bundle.vocabulary, decoding, bundle.modes)
 
     def transcribe(
         self,
         recordings: Sequence[Recording],
-        mode: Mode = "rescoring",
+        mode: Mode | None = None,
         batch_size: int = 16,
         batch_seconds: float = 240.0,
     ) -> list[Transcript]:
@@ -81,14 +97,18 @@ class Recognizer:
         Args:
             recordings: paths of audio files, or float32 [samples] in [-1, 1], mono, at the model's
                 sample rate.
-            mode: `ctc_greedy`, `ctc_beam`, `attention` or `rescoring`.
+            mode: `ctc_greedy`, `ctc_beam`, `attention` or `rescoring`; default: the last where the
+                attention decoder is trained, else `ctc_beam`.
             batch_size: pieces in a batch, at most.
             batch_seconds: seconds of a batch, padding counted, at most.
 
         Raises:
             AudioError: a file is missing, unreadable or damaged.
-            ValueError: an array is not float [samples], or not finite; an unknown mode.
+            ModeError: an unknown mode, or one that the model was not trained for.
+            ValueError: an array is not float [samples], or not finite.
         """
+        mode = mode or default_mode(self.modes)
+        check_mode(mode, self.modes)
         if isinstance(recordings, (str, os.PathLike, np.ndarray)):
             raise TypeError("transcribe takes a list of recordings: put the one in brackets")
         waveforms = [self._read(index, recording) for index, recording in enumerate(recordings)]

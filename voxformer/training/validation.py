@@ -195,9 +195,7 @@ class _Losses:
     def __init__(self, stage: Stage) -> None:
         self.with_ctc = stage is not Stage.ATTENTION
         self.with_decoder = stage in (Stage.ATTENTION, Stage.HYBRID)
-        self.sums: dict[str, float] = {}
-        self.tokens = 0.0
-        self.tokens_and_ends = 0.0
+        self.sums: dict[str, tuple[float, float]] = {}
 
     def add(
         self, model: VoxFormer, encoder_out: Tensor, lengths: Any, log_probs: Any, batch: Batch
@@ -206,27 +204,27 @@ class _Losses:
         device = encoder_out.device
         frame_lengths = torch.as_tensor(lengths).to(device)
         tokens, token_lengths = batch.tokens.to(device), batch.token_lengths.to(device)
-        self.tokens += float(token_lengths.sum())
-        self.tokens_and_ends += float(token_lengths.sum() + len(batch))
+        num_tokens = float(token_lengths.sum())
         if self.with_ctc:
             scores = torch.as_tensor(log_probs).to(device)
-            self._count("ctc", float(ctc_loss_sum(scores, frame_lengths, tokens, token_lengths)))
+            ctc = ctc_loss_sum(scores, frame_lengths, tokens, token_lengths)
+            self._count("ctc", float(ctc), num_tokens)
         if self.with_decoder:
             arguments = (tokens, token_lengths, 0.0)
             ce, correct = decoder_loss_sum(model, encoder_out, frame_lengths, *arguments)
-            self._count("ce", float(ce))
-            self._count("token_accuracy", correct)
-            # A decoder that listens does much worse on somebody else's speech.
-            other_out, other_lengths = encoder_out.roll(1, 0), frame_lengths.roll(1, 0)
-            shuffled, _ = decoder_loss_sum(model, other_out, other_lengths, *arguments)
-            self._count("ce_shuffled", float(shuffled))
+            num_targets = num_tokens + len(batch)
+            self._count("ce", float(ce), num_targets)
+            self._count("token_accuracy", correct, num_targets)
+            if len(batch) > 1:
+                # A decoder that listens does much worse on somebody else's speech.
+                other_out, other_lengths = encoder_out.roll(1, 0), frame_lengths.roll(1, 0)
+                shuffled, _ = decoder_loss_sum(model, other_out, other_lengths, *arguments)
+                self._count("ce_shuffled", float(shuffled), num_targets)
 
     def means(self) -> dict[str, Any]:
         """Each loss over the tokens that it was summed over."""
-        return {
-            key: value / max(1.0, self.tokens if key == "ctc" else self.tokens_and_ends)
-            for key, value in self.sums.items()
-        }
+        return {key: value / max(1.0, over) for key, (value, over) in self.sums.items()}
 
-    def _count(self, key: str, value: float) -> None:
-        self.sums[key] = self.sums.get(key, 0.0) + value
+    def _count(self, key: str, value: float, over: float) -> None:
+        sum_so_far, count = self.sums.get(key, (0.0, 0.0))
+        self.sums[key] = (sum_so_far + value, count + over)
