@@ -22,7 +22,12 @@ from voxformer.training.objectives import (
     ctc_loss_sum,
     decoder_loss_sum,
 )
-from voxformer.training.optim import WeightAverage, ctc_weight_at, learning_rate
+from voxformer.training.optim import (
+    WeightAverage,
+    ctc_weight_at,
+    learning_rate,
+    schedule_step,
+)
 
 
 def batches(config, folder: Path, size: int) -> list[Batch]:  # type: ignore[no-untyped-def]
@@ -139,6 +144,13 @@ def test_learning_rate_rises_and_falls(make_config) -> None:  # type: ignore[no-
     assert learning_rate(100, 100, config) == pytest.approx(0.01)
     config.schedule = "inverse_sqrt"
     assert learning_rate(40, 100, config) == pytest.approx(0.5)
+
+
+def test_schedules_follow_the_clock_only_where_time_is_short() -> None:
+    assert schedule_step(30, 100, 900.0, None) == 30
+    assert schedule_step(30, 100, 17.9, max_minutes=1.0) == 30
+    assert schedule_step(30, 100, 45.0, max_minutes=1.0) == 75
+    assert schedule_step(30, 100, 90.0, max_minutes=1.0) == 100
 
 
 def test_ctc_weight_is_linear_in_the_step() -> None:

@@ -157,7 +157,8 @@ class TrainingConfig(Section):
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many steps, whichever of it and `num_epochs` comes first."""
     max_minutes: float | None = Field(None, gt=0.0)
-    """Stop after so many minutes of training (all resumed parts together), saving as at the end."""
+    """Stop after so many minutes in steps (all resumed parts together), saving as at the end; where
+    they are too few for all steps, the schedules follow the clock and still come to their end."""
     warmup_steps: int = Field(500, ge=0)
     """Steps over which the learning rate rises linearly from 0."""
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"

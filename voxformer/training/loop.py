@@ -33,7 +33,13 @@ from voxformer.model import count_parameters
 from voxformer.text.atomic import write_atomically
 from voxformer.training.checkpoint import CheckpointError, CheckpointFolder
 from voxformer.training.monitor import Monitor
-from voxformer.training.optim import WeightAverage, ctc_weight_at, learning_rate, make_optimizer
+from voxformer.training.optim import (
+    WeightAverage,
+    ctc_weight_at,
+    learning_rate,
+    make_optimizer,
+    schedule_step,
+)
 from voxformer.training.setup import (
     RunError,
     Start,
@@ -246,9 +252,11 @@ class _Run:
 
     def _epochs(self, stop: _Stop) -> int:
         while not self._finished():
+            began = time.monotonic()
             for batches in self._steps_of_epoch():
-                self._step(batches)
+                self._step(batches, began)
                 code = self._after_step(stop)
+                began = time.monotonic()
                 if code is not None:
                     return code
                 if self._finished():
@@ -276,14 +284,13 @@ class _Run:
         while group := list(itertools.islice(batches, training.gradient_accumulation_steps)):
             yield group
 
-    def _step(self, batches: list[Batch]) -> None:
-        """One optimiser update over its micro-batches."""
+    def _step(self, batches: list[Batch], began: float) -> None:
+        """One optimiser update over its micro-batches, which were asked for when it began."""
         training, position = self.config.training, self.position
-        began = time.monotonic()
         position.step += 1
         position.micro_batch += len(batches)
         self.unsaved = True
-        rate = learning_rate(position.step, self.total_steps, training)
+        rate = learning_rate(self._schedule_step(), self.total_steps, training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weight = self._weight()["ctc_weight"]
@@ -353,7 +360,11 @@ class _Run:
     def _weight(self) -> dict[str, float]:
         """CTC's effective weight at the present step, for every metrics row."""
         ends = ctc_weight_range(self.config)
-        return {"ctc_weight": ctc_weight_at(self.position.step, self.total_steps, *ends)}
+        return {"ctc_weight": ctc_weight_at(self._schedule_step(), self.total_steps, *ends)}
+
+    def _schedule_step(self) -> float:
+        position, limit = self.position, self.config.training.max_minutes
+        return schedule_step(position.step, self.total_steps, position.seconds, limit)
 
     def _epoch_progress(self) -> float:
         return self.position.micro_batch / self.sampler.num_batches(self.position.epoch)

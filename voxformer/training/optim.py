@@ -45,8 +45,20 @@ def make_optimizer(module: nn.Module, config: TrainingConfig) -> Optimizers:
     return Optimizers(adamw=adamw, muon=muon)
 
 
-def learning_rate(step: int, total_steps: int, config: TrainingConfig) -> float:
-    """Learning rate of step 1 … total_steps."""
+def schedule_step(step: int, total_steps: int, seconds: float, max_minutes: float | None) -> float:
+    """Where in 1 … total_steps the schedules are: at `step`, or further where time is shorter.
+
+    A run that `max_minutes` will end before its last step follows its schedules in time instead, so
+    that the learning rate is down when it ends. While the steps are ahead of the clock, the clock
+    changes nothing.
+    """
+    if max_minutes is None:
+        return step
+    return max(step, total_steps * min(1.0, seconds / (60.0 * max_minutes)))
+
+
+def learning_rate(step: float, total_steps: int, config: TrainingConfig) -> float:
+    """Learning rate of step 1 … total_steps; see `schedule_step`."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if step <= warmup:
         return peak * step / warmup
@@ -59,7 +71,7 @@ def learning_rate(step: int, total_steps: int, config: TrainingConfig) -> float:
     return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def ctc_weight_at(step: int, total_steps: int, start: float, end: float) -> float:
+def ctc_weight_at(step: float, total_steps: int, start: float, end: float) -> float:
     """CTC's weight in step 1 … total_steps, linear from start to end."""
     if total_steps <= 1:
         return end
