@@ -204,15 +204,19 @@ def ctc_loss_sum(
         tokens: int64 [batch, max_tokens].
         token_lengths: int64 [batch].
     """
-    return F.ctc_loss(
-        log_probs.transpose(0, 1),
-        tokens,
-        lengths,
-        token_lengths,
+    device = log_probs.device
+    if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        device = torch.device("cpu")  # CUDA's kernel adds gradients in any order
+    loss = F.ctc_loss(
+        log_probs.transpose(0, 1).to(device),
+        tokens.to(device),
+        lengths.to(device),
+        token_lengths.to(device),
         blank=0,
         reduction="sum",
         zero_infinity=True,
     )
+    return loss.to(log_probs.device)
 
 
 def consistency_sum(log_probs: Tensor, lengths: Tensor) -> Tensor:
@@ -245,9 +249,10 @@ def decoder_loss_sum(
     targets = torch.where(steps == ends, boundary, targets)
     targets = targets.masked_fill(steps > ends, IGNORED)
     logits = model.decoder(encoder_out, lengths, inputs).float()
+    # Flat, because CUDA's kernel over [batch, classes, time] is not deterministic.
     loss = F.cross_entropy(
-        logits.transpose(1, 2),
-        targets,
+        logits.flatten(0, 1),
+        targets.flatten(),
         ignore_index=IGNORED,
         label_smoothing=label_smoothing,
         reduction="sum",
