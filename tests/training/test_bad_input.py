@@ -110,6 +110,32 @@ def test_a_run_folder_has_one_trainer(refusal, tmp_path: Path) -> None:  # type:
         pass
 
 
+def test_the_children_of_a_killed_trainer_do_not_hold_its_folder(tmp_path: Path) -> None:
+    script = """
+import os, sys, time
+from pathlib import Path
+from voxformer.training.setup import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        child = int(trainer.stdout.readline())
+        try:
+            with pytest.raises(RunError, match="another process"), locked(tmp_path):
+                pass
+            trainer.kill()
+            trainer.wait()
+            with locked(tmp_path):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+            trainer.kill()
+
+
 def test_manifests_that_cannot_be_used(refusal, corpus: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "empty.jsonl").write_text("\n")
     assert refusal("data.train_manifest=") == (

@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 def synthesise(
     out_dir: str | os.PathLike[str],
     seed: int = 1,
-    num_train: int = 900,
+    num_train: int = 1500,
     num_dev: int = 60,
     num_test: int = 100,
     num_workers: int | None = None,

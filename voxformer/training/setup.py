@@ -125,6 +125,19 @@ def make_run_folder(folder: Path) -> None:
         ) from None
 
 
+_locks: set[int] = set()
+
+
+def _close_locks() -> None:
+    # A process that reads audio outlives a killed trainer by seconds, and would keep its lock.
+    for handle in _locks:
+        os.close(handle)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_locks)
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a second training process out of a run folder; the lock ends with the process.
@@ -135,6 +148,7 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: another process holds it.
     """
     handle = os.open(folder, os.O_RDONLY)
+    _locks.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +161,9 @@ def locked(folder: Path) -> Iterator[None]:
             logger.warning("%s: cannot be locked: %s", folder, error.strerror)
         yield
     finally:
-        os.close(handle)
+        if handle in _locks:
+            _locks.remove(handle)
+            os.close(handle)
 
 
 def find_start(config: RunConfig, folder: Path) -> Start:
