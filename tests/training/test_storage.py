@@ -41,6 +41,32 @@ def test_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "a.pt.sha256"]
 
 
+@pytest.mark.parametrize(
+    "stopped_by",
+    [RuntimeError("DataLoader worker (pid 1) is killed by signal"), KeyboardInterrupt()],
+    ids=["dead reader", "interrupt"],
+)
+def test_what_stops_a_save_is_what_it_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_by: BaseException
+) -> None:
+    """Not torch's complaint about the archive that was thereby cut short."""
+    write_all = storage._HashingWriter.write
+    writes = 0
+
+    def write_until_stopped(self, data: bytes) -> int:  # type: ignore[no-untyped-def]
+        nonlocal writes
+        writes += 1
+        if writes == 4:
+            raise stopped_by
+        return write_all(self, data)
+
+    monkeypatch.setattr(storage._HashingWriter, "write", write_until_stopped)
+    state = {"model": {str(i): torch.zeros(4096) for i in range(8)}}
+    with pytest.raises(type(stopped_by), match=r"DataLoader worker|^$"):
+        save_checkpoint(tmp_path / "a.pt", state)
+    assert not list(tmp_path.iterdir())
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours runs after it."""
 

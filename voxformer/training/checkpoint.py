@@ -78,9 +78,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> str:
         try:
             torch.save(payload, file)
         except RuntimeError as error:
-            # torch wraps a failed write; the cause is what tells a full disk from a bug.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
+            # What stopped the write comes out as torch's complaint about an archive cut short;
+            # what stopped it tells a full disk, a dead reading process and a bug apart.
+            if isinstance(error.__context__, OSError) or "inline_container" in str(error):
+                raise error.__context__ or error from None
             raise
 
     return write_verified(path, write)
