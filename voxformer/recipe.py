@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from voxformer.data.manifest import DataError, read_manifest
 from voxformer.text.atomic import write_atomically
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
+ENCODER_STAGES = STAGES[:2]
 WARM_UP_BATCHES = 3
 Say = Callable[[str], None]
 
@@ -30,11 +31,17 @@ class Corpus:
         train: to learn from.
         dev: to choose the best checkpoint on.
         tests: to report, by name; nothing is chosen on them.
+        extra: speech of other kinds that the encoder's stages 1 and 2 learn from as well.
     """
 
     train: Path
     dev: Path
     tests: Mapping[str, Path]
+    extra: Sequence[Path] = ()
+
+    def training_manifests(self, stage: str) -> list[Path]:
+        """What a stage learns from: the decoder's stages 3 and 4 keep to `train`."""
+        return [self.train, *(self.extra if stage in ENCODER_STAGES else ())]
 
 
 class StageFailed(Exception):
@@ -48,6 +55,8 @@ class StageFailed(Exception):
 
 def corpus_in(folder: Path) -> Corpus:
     """The corpus of a folder that holds train.jsonl, dev.jsonl and test*.jsonl.
+
+    `extra*.jsonl` may be there too.
 
     Raises:
         DataError: one of them is missing.
@@ -63,7 +72,7 @@ def corpus_in(folder: Path) -> Corpus:
         raise DataError(
             f"{folder}: no test*.jsonl; a corpus has train.jsonl, dev.jsonl, test*.jsonl"
         )
-    return Corpus(train, dev, tests)
+    return Corpus(train, dev, tests, sorted(folder.glob("extra*.jsonl")))
 
 
 def run_recipe(
@@ -151,7 +160,8 @@ def _tokenizer(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say
         return Path(config.data.tokenizer)
     folder = out / "tokenizer"
     if not (folder / "tokens.txt").is_file():
-        texts = [utterance.text for utterance in read_manifest(corpus.train)]
+        manifests = corpus.training_manifests(STAGES[1])
+        texts = [u.text for manifest in manifests for u in read_manifest(manifest)]
         train_tokenizer(texts, config.model.vocab_size, folder, config.data.tokenizer_type)
         say(f"tokenizer: {config.model.vocab_size} pieces in {folder}")
     return folder
@@ -166,8 +176,8 @@ def _stage_config(
     previous: Path | None,
     overrides: list[str],
 ) -> RunConfig:
-    values = {
-        "data.train_manifest": str(corpus.train),
+    values: dict[str, str | list[str]] = {
+        "data.train_manifest": [str(path) for path in corpus.training_manifests(stage)],
         "data.valid_manifest": str(corpus.dev),
         "training.checkpoint_dir": str(folder),
         "training.resume_from": str(folder / "latest.pt"),

@@ -105,7 +105,7 @@ def test_attention_equals_exhaustive_search(engine, model, vocabulary, noise, pe
     totals = engine.score(encoded.encoder_out, encoded.lengths, tokens, lengths).sum(axis=2)[0]
     totals = totals / ((5 + lengths[0]) / 6) ** penalty
     wide = DecodingOptions(
-        beam_size=200,
+        attention_beam_size=200,
         n_best=111,
         attention_length_penalty=penalty,
         max_tokens_per_second=4.0,  # cap: 2 tokens
@@ -114,6 +114,15 @@ def test_attention_equals_exhaustive_search(engine, model, vocabulary, noise, pe
     order = np.argsort(-totals)
     assert [h.token_ids for h in found[:5]] == [every[i] for i in order[:5]]
     np.testing.assert_allclose([h.score for h in found[:5]], totals[order[:5]], atol=1e-4)
+
+
+def test_the_attention_search_has_a_beam_of_its_own(engine, vocabulary, noise):
+    encoded = encode(engine, *pad_batch(noise(16000)))
+    narrow = dataclasses.replace(OPTIONS, beam_size=20, n_best=20, attention_beam_size=3)
+    [found] = decode(engine, encoded, [1.0], "attention", narrow, vocabulary)
+    assert len(found) == 3
+    [found] = decode(engine, encoded, [1.0], "ctc_beam", narrow, vocabulary)
+    assert len(found) == 20
 
 
 def test_rescoring_combines_ctc_with_teacher_forced_attention(engine, model, vocabulary, noise):

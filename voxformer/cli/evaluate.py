@@ -47,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
     options = model.options
     if args.beam_size is not None:
         n_best = min(options.n_best, args.beam_size)
-        options = replace(options, beam_size=args.beam_size, n_best=n_best)
+        options = replace(
+            options,
+            beam_size=args.beam_size,
+            attention_beam_size=args.beam_size,
+            n_best=n_best,
+        )
     if args.ctc_weight is not None:
         options = replace(options, ctc_weight=args.ctc_weight)
     asked = args.mode or [default_mode(model.modes)]

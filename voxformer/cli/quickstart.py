@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--out", default="runs/quickstart", help="folder for everything it makes")
     parser.add_argument(
-        "--data", help="folder with train.jsonl, dev.jsonl and test*.jsonl; default: made here"
+        "--data",
+        help="folder with train.jsonl, dev.jsonl, test*.jsonl, and extra*.jsonl for the encoder's "
+        "stages 1 and 2 where there are any; default: made here",
     )
     parser.add_argument(
         "--recipe", default="quickstart", help="folder of stage1.yaml … stage4.yaml in configs/"

@@ -286,7 +286,9 @@ class DecodingConfig(Section):
     """Search options for evaluation, and the defaults written into an exported bundle."""
 
     beam_size: int = Field(10, ge=1, le=1000)
-    """Hypotheses kept by the CTC prefix search and by the attention search."""
+    """Hypotheses kept by the CTC prefix search."""
+    attention_beam_size: int = Field(10, ge=1, le=1000)
+    """Hypotheses kept by the attention search, where each costs a step of the decoder."""
     n_best: int = Field(10, ge=1, le=1000)
     """Hypotheses of the CTC search that the attention decoder rescores."""
     ctc_weight: Probability = 0.5

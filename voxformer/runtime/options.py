@@ -72,8 +72,11 @@ class DecodingOptions:
     """Options of all searches; the names are those of the `decoding` section of a config.
 
     Attributes:
-        beam_size: hypotheses kept by the CTC prefix search and by the attention search.
-        n_best: hypotheses that a search returns, and that the attention decoder rescores.
+        beam_size: hypotheses kept by the CTC prefix search.
+        attention_beam_size: hypotheses kept by the attention search, where each costs a step of
+            the decoder.
+        n_best: hypotheses that a search returns, at most as many as it keeps, and that the
+            attention decoder rescores.
         ctc_weight: CTC's share in the rescored score.
         length_bonus: added per token.
         length_penalty: exponent of the ranking divisor ((5 + n)/6) with CTC; 0 is off.
@@ -86,6 +89,7 @@ class DecodingOptions:
     """
 
     beam_size: int = 10
+    attention_beam_size: int = 10
     n_best: int = 10
     ctc_weight: float = 0.5
     length_bonus: float = 0.0

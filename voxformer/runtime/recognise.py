@@ -204,8 +204,8 @@ def _attention(
     vocabulary: Vocabulary,
 ) -> NBest:
     search_options = AttentionOptions(
-        beam_size=options.beam_size,
-        n_best=options.n_best,
+        beam_size=options.attention_beam_size,
+        n_best=min(options.n_best, options.attention_beam_size),
         length_penalty=options.attention_length_penalty,
         repetition_penalty=options.repetition_penalty,
         no_repeat_ngram=options.no_repeat_ngram,
