@@ -267,6 +267,8 @@ class DataConfig(Section):
     """Shorter utterances are skipped; seconds."""
     max_duration: float = Field(30.0, gt=0.0)
     """Longer utterances are skipped; seconds."""
+    memory_hours: float = Field(2.0, ge=0.0)
+    """A training set of no more hours is decoded once and kept in memory, 115 MB an hour."""
     max_bad_fraction: Probability = 0.01
     """A manifest with a larger share of unusable utterances is an error."""
     max_valid_utterances: int | None = Field(None, ge=1)

@@ -180,7 +180,7 @@ class _Run:
             self.token_rate,
             device,
         )
-        self.cache = decode_all(self.utterances, config.model.sample_rate)
+        self.cache = decode_all(self.utterances, config.model.sample_rate, config.data.memory_hours)
         self.saved_step = self.position.step if start.resumed is not None else -1
         self.unsaved = start.resumed is None
         write_atomically(folder / "config.yaml", dump_config(config))
