@@ -32,7 +32,7 @@ AttentionBeamSearch::AttentionBeamSearch(std::int64_t sos_eos_id, std::int64_t b
   }
   if (max_tokens < 0) Refuse("max_tokens is ", max_tokens, "; it must be 0 or more");
   max_tokens_ = static_cast<std::size_t>(max_tokens);
-  tree_.Reset(0);
+  tree_.Reset();
   node_log_prob_.push_back(0.0);
   active_.push_back({PrefixTree::kRoot, 0.0, 0.0});
 }

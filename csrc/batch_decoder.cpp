@@ -11,6 +11,7 @@
 #include "ctc_alignment.h"
 #include "ctc_prefix_beam_search.h"
 #include "parallel.h"
+#include "row_scan.h"
 
 namespace voxformer {
 namespace {
@@ -46,6 +47,15 @@ void CheckBatch(const BatchView& log_probs, Span<const std::int64_t> lengths,
   }
 }
 
+[[noreturn]] void RefuseFrame(LogProbs log_probs, std::size_t utterance, std::size_t frame) {
+  const Span<const float> row = log_probs.row(frame);
+  std::size_t token = 0;
+  while (row[token] <= std::numeric_limits<float>::max()) ++token;
+  Refuse("utterance ", utterance, ", frame ", frame, ": log_probs is ",
+         std::isnan(row[token]) ? "NaN" : "+inf", " for token ", token,
+         "; natural logarithms of probabilities are expected");
+}
+
 struct Worker {
   explicit Worker(const CtcBeamOptions& options) : search(options) {}
 
@@ -54,18 +64,6 @@ struct Worker {
 };
 
 }  // namespace
-
-void CheckLogProbs(LogProbs log_probs, std::size_t utterance) {
-  for (std::size_t t = 0; t < log_probs.rows(); ++t) {
-    const Span<const float> frame = log_probs.row(t);
-    for (std::size_t token = 0; token < frame.size(); ++token) {
-      if (frame[token] <= std::numeric_limits<float>::max()) continue;
-      Refuse("utterance ", utterance, ", frame ", t, ": log_probs is ",
-             std::isnan(frame[token]) ? "NaN" : "+inf", " for token ", token,
-             "; natural logarithms of probabilities are expected");
-    }
-  }
-}
 
 std::vector<std::vector<Hypothesis>> DecodeBatch(const BatchView& log_probs,
                                                  Span<const std::int64_t> lengths,
@@ -79,12 +77,14 @@ std::vector<std::vector<Hypothesis>> DecodeBatch(const BatchView& log_probs,
     const std::size_t length =
         lengths.empty() ? log_probs.time : static_cast<std::size_t>(lengths[i]);
     const LogProbs utterance = log_probs.utterance(i, length);
-    CheckLogProbs(utterance, i);
     if (!workers[w]) workers[w] = std::make_unique<Worker>(options);
-    std::vector<Hypothesis> hypotheses = workers[w]->search.Search(utterance);
-    for (Hypothesis& hypothesis : hypotheses) {
-      workers[w]->aligner.Align(utterance, options.blank_id, &hypothesis);
-    }
+    CtcPrefixBeamSearch& search = workers[w]->search;
+    CtcAligner& aligner = workers[w]->aligner;
+    search.Start();
+    if (const auto frame = search.Feed(utterance)) RefuseFrame(utterance, i, *frame);
+    std::vector<Hypothesis> hypotheses = search.Results();
+    aligner.Start(utterance, options.blank_id, search.row_maxima());
+    for (Hypothesis& hypothesis : hypotheses) aligner.Align(&hypothesis);
     results[i] = std::move(hypotheses);
   });
   return results;
@@ -102,10 +102,21 @@ Hypothesis AlignTokens(LogProbs log_probs, std::vector<std::int32_t> token_ids,
              " and not blank_id ", blank_id);
     }
   }
-  CheckLogProbs(log_probs, 0);
+  const ScanRow scan = FastestScan();
+  std::vector<std::int32_t> none(kScanPadding);
+  std::vector<float> row_maxima(log_probs.rows());
+  for (std::size_t t = 0; t < log_probs.rows(); ++t) {
+    // Nothing finite reaches +inf.
+    const RowScan scanned = scan(log_probs.row(t).data(), log_probs.columns(),
+                                 std::numeric_limits<float>::infinity(), none.data());
+    if (scanned.bad) RefuseFrame(log_probs, 0, t);
+    row_maxima[t] = scanned.max;
+  }
   Hypothesis hypothesis;
   hypothesis.token_ids = std::move(token_ids);
-  CtcAligner().Align(log_probs, blank_id, &hypothesis);
+  CtcAligner aligner;
+  aligner.Start(log_probs, blank_id, row_maxima);
+  aligner.Align(&hypothesis);
   return hypothesis;
 }
 

@@ -36,7 +36,4 @@ std::vector<std::vector<Hypothesis>> DecodeBatch(const BatchView& log_probs,
 Hypothesis AlignTokens(LogProbs log_probs, std::vector<std::int32_t> token_ids,
                        std::int64_t blank_id);
 
-// Throws unless every value is a number below +inf.
-void CheckLogProbs(LogProbs log_probs, std::size_t utterance);
-
 }  // namespace voxformer

@@ -2,173 +2,546 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 
+#include "fast_exp.h"
 #include "log_math.h"
 #include "penalties.h"
 
 namespace voxformer {
 namespace {
 
-// Room made before the first frame; larger searches grow while they run.
-constexpr std::size_t kMaxReservedNodes = std::size_t{1} << 20;
+constexpr double kLn2 = 0.69314718055994530942;
+// Limits of what is computed with probabilities. A product of a mass and two log-probs within these
+// stays far from both ends of double precision: 1e-20 * 1e-120 * e^-100 * e^-100 * e^-50 > 1e-249.
+constexpr double kLargestLogProb = 100.0;
+constexpr double kLargestBonus = 50.0;
+constexpr double kWidest = 1e-120;  // least over largest total of the beam
+constexpr double kFaint = 1e-290;
+constexpr double kLowestMass = 1e-20;
+constexpr double kHighestMass = 1e20;
+// Frames before probabilities are tried again: the change costs as much as a frame.
+constexpr int kFramesInLogarithms = 16;
+// Where no more tokens pass, a better bound costs more than it saves.
+constexpr std::size_t kFewTokens = 6;
+
+struct Probabilities {
+  static constexpr bool kLogarithms = false;
+  static constexpr double kZero = 0.0;
+  static double Times(double a, double b) noexcept { return a * b; }
+  static double Plus(double a, double b) noexcept { return a + b; }
+};
+
+struct Logarithms {
+  static constexpr bool kLogarithms = true;
+  static constexpr double kZero = kLogZero;
+  static double Times(double a, double b) noexcept { return a + b; }
+  static double Plus(double a, double b) noexcept { return LogAdd(a, b); }
+};
+
+// e^x for every x in +-kLargestLogProb or -inf; false where there is another.
+bool Weights(const std::vector<double>& log_probs, std::size_t size, std::vector<double>* weights) {
+  double low = 0.0;
+  double high = 0.0;
+  for (std::size_t i = 0; i < size; ++i) {
+    low = std::min(low, log_probs[i]);
+    high = std::max(high, log_probs[i]);
+  }
+  if (high > kLargestLogProb) return false;
+  if (low >= -kLargestLogProb) {
+    FastExp(log_probs.data(), size, weights->data());
+    return true;
+  }
+  for (std::size_t i = 0; i < size; ++i) {
+    if (log_probs[i] == kLogZero) {
+      (*weights)[i] = 0.0;
+    } else if (log_probs[i] >= -kLargestLogProb) {
+      (*weights)[i] = FastExp(log_probs[i]);
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+// The largest float that is not above `value`, and no less than any finite one.
+float FloatBelow(double value) noexcept {
+  constexpr float kLowest = std::numeric_limits<float>::lowest();
+  if (!(value > static_cast<double>(kLowest))) return kLowest;
+  const float nearest =
+      static_cast<float>(std::min(value, static_cast<double>(std::numeric_limits<float>::max())));
+  return std::nextafter(nearest, kLowest);
+}
 
 }  // namespace
 
-CtcPrefixBeamSearch::CtcPrefixBeamSearch(const CtcBeamOptions& options) : options_(options) {
+void CtcPrefixBeamSearch::Beam::Resize(std::size_t capacity) {
+  total.resize(capacity);
+  blank.resize(capacity);
+  non_blank.resize(capacity);
+  faint.resize(capacity);
+  node.resize(capacity);
+  last.resize(capacity);
+  parent.resize(capacity);
+  child.resize(capacity);
+  sibling.resize(capacity);
+}
+
+// Room for `size` prefixes; both beams have the same, for their arrays change places.
+void CtcPrefixBeamSearch::MakeRoom(std::size_t size) {
+  if (size <= beam_.total.size()) return;
+  const std::size_t capacity = std::min(beam_size_, 2 * size);
+  beam_.Resize(capacity);
+  next_.Resize(capacity);
+}
+
+CtcPrefixBeamSearch::CtcPrefixBeamSearch(const CtcBeamOptions& options)
+    : options_(options), scan_(FastestScan()), beam_size_(0), gain_(0.0) {
   options_.Validate();
+  beam_size_ = static_cast<std::size_t>(options_.beam_size);
+  gain_ = std::exp(std::clamp(options_.length_bonus, -kLargestBonus, kLargestBonus));
+  Start();
 }
 
-std::vector<Hypothesis> CtcPrefixBeamSearch::Search(LogProbs log_probs) {
-  Start(log_probs.rows());
-  for (std::size_t t = 0; t < log_probs.rows(); ++t) Step(log_probs.row(t));
-  return Results();
+void CtcPrefixBeamSearch::Start() {
+  tree_.Reset();
+  place_.assign(1, 0);
+  row_maxima_.clear();
+  MakeRoom(1);
+  beam_.size = 1;
+  beam_.total[0] = beam_.blank[0] = 1.0;
+  beam_.non_blank[0] = 0.0;
+  beam_.faint[0] = kLogZero;
+  beam_.node[0] = PrefixTree::kRoot;
+  beam_.last[0] = static_cast<std::int32_t>(options_.blank_id);
+  beam_.parent[0] = beam_.child[0] = beam_.sibling[0] = -1;
+  logarithms_ = false;
+  exponent_ = 0;
+  best_ = least_ = 1.0;
+  // Bonuses that no probability holds.
+  if (std::fabs(options_.length_bonus) > kLargestBonus) ToLogarithms();
 }
 
-void CtcPrefixBeamSearch::Start(std::size_t num_frames) {
-  const std::size_t beam_size = static_cast<std::size_t>(options_.beam_size);
-  const std::size_t nodes = num_frames == 0 || beam_size < kMaxReservedNodes / num_frames
-                                ? num_frames * beam_size
-                                : kMaxReservedNodes;
-  tree_.Reset(nodes);
-  slot_.clear();
-  slot_.reserve(nodes + 1);
-  slot_.push_back(0);
-  beam_.reserve(std::min(beam_size, kMaxReservedNodes));
-  candidates_.reserve(std::min(beam_size, kMaxReservedNodes));
-  beam_.assign(1, {PrefixTree::kRoot, PrefixTree::kNoToken, 0.0, kLogZero, 0.0, 0.0});
+std::optional<std::size_t> CtcPrefixBeamSearch::Feed(LogProbs log_probs) {
+  if (tokens_.size() < log_probs.columns() + kScanPadding) {
+    tokens_.resize(log_probs.columns() + kScanPadding);
+  }
+  row_maxima_.reserve(row_maxima_.size() + log_probs.rows());
+  for (std::size_t t = 0; t < log_probs.rows(); ++t) {
+    if (!Step(log_probs.row(t))) return t;
+  }
+  return std::nullopt;
 }
 
-void CtcPrefixBeamSearch::Step(Span<const float> frame) {
-  candidates_.clear();
-  // What is there goes first: it fills the heap, whose worst then bounds what can still enter.
-  KeepExisting(frame);
-  Extend(frame);
-  Adopt();
+bool CtcPrefixBeamSearch::Step(Span<const float> row) {
+  bool sound = true;
+  if (logarithms_ && ++frames_in_logarithms_ > kFramesInLogarithms && Narrow()) ToProbabilities();
+  if (!logarithms_) {
+    if (Advance<Probabilities>(row, &sound)) {
+      if (!sound || beam_.size == 0) return sound;
+      if (!(least_ >= best_ * kWidest)) {
+        ToLogarithms();
+      } else if (best_ < kLowestMass || best_ > kHighestMass) {
+        Rescale();
+      }
+      return true;
+    }
+    ToLogarithms();
+  }
+  Advance<Logarithms>(row, &sound);
+  return sound;
 }
 
-// ln of the mass with which `prefix` goes on to `prefix + token`. After the same token only the
-// alignments that end with blank do: the others repeat it.
-double CtcPrefixBeamSearch::Extension(const Prefix& prefix, std::int32_t token,
-                                      double log_prob) const noexcept {
-  return (tree_.token(prefix.node) == token ? prefix.blank : prefix.total) + log_prob;
-}
+// One frame. Returns false, with nothing changed, where `Numbers` cannot hold what it needs.
+template <class Numbers>
+bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
+  if (!Weigh<Numbers>(row)) return false;
+  Stay<Numbers>();
 
-void CtcPrefixBeamSearch::KeepExisting(Span<const float> frame) {
-  const double blank = static_cast<double>(frame[static_cast<std::size_t>(options_.blank_id)]);
-  for (const Prefix& prefix : beam_) {
-    Prefix next = prefix;
-    next.blank = prefix.total + blank;
-    next.non_blank = kLogZero;
-    if (prefix.node != PrefixTree::kRoot) {
-      const std::int32_t last = tree_.token(prefix.node);
-      const double log_prob = static_cast<double>(frame[static_cast<std::size_t>(last)]);
-      next.non_blank = prefix.non_blank + log_prob;
-      const std::int32_t parent = slot_[static_cast<std::size_t>(tree_.parent(prefix.node))];
-      if (parent >= 0) {
-        next.non_blank = LogAdd(next.non_blank,
-                                Extension(beam_[static_cast<std::size_t>(parent)], last, log_prob));
+  double floor = Numbers::kZero;
+  double least = std::numeric_limits<double>::infinity();
+  double most = -least;
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    least = std::min(least, next_.total[i]);
+    most = std::max(most, next_.total[i]);
+  }
+  const bool complete = beam_.size > 0 && least > Numbers::kZero;
+  if (complete && beam_.size == beam_size_) floor = least;
+
+  RowScan scanned = scan_(row.data(), row.size(), Threshold<Numbers>(floor), tokens_.data());
+  if (scanned.bad) {
+    *sound = false;
+    return true;
+  }
+  if (scanned.count > kFewTokens) {
+    const double higher = FloorWithBestToken<Numbers>(row, scanned.max);
+    floor = std::max(floor, higher);
+    scanned = scan_(row.data(), row.size(), Threshold<Numbers>(floor), tokens_.data());
+  }
+
+  SortPassed(row, scanned.count);
+  if (!passed_.empty() || !complete) {
+    if constexpr (!Numbers::kLogarithms) {
+      if (!Weights(passed_log_probs_, passed_.size(), &passed_weights_)) return false;
+    }
+    candidates_.clear();
+    for (std::size_t i = 0; i < beam_.size; ++i) {
+      if (next_.total[i] > Numbers::kZero) {
+        candidates_.push_back({next_.total[i], static_cast<std::int32_t>(i), PrefixTree::kNoToken});
       }
     }
-    next.total = LogAdd(next.blank, next.non_blank);
-    next.rank = next.total + options_.length_bonus * tree_.depth(prefix.node);
-    Offer(next);
+    const std::size_t staying = candidates_.size();
+    Collect<Numbers>(floor);
+    row_maxima_.push_back(scanned.max);
+    if (candidates_.size() > beam_size_) KeepBest();
+    bool changed = candidates_.size() != beam_.size || staying != beam_.size;
+    for (std::size_t i = 0; !changed && i < candidates_.size(); ++i) {
+      changed = candidates_[i].token != PrefixTree::kNoToken;
+    }
+    if (changed) {
+      Adopt<Numbers>(Numbers::kZero);
+      return true;
+    }
+  } else {
+    row_maxima_.push_back(scanned.max);
+  }
+
+  // The same prefixes in the same places.
+  beam_.total.swap(next_.total);
+  beam_.blank.swap(next_.blank);
+  beam_.non_blank.swap(next_.non_blank);
+  beam_.faint.swap(next_.faint);
+  best_ = most;
+  least_ = least;
+  return true;
+}
+
+// The least log-prob that takes a prefix to the mass `floor`.
+template <class Numbers>
+float CtcPrefixBeamSearch::Threshold(double floor) const noexcept {
+  if (!(floor > Numbers::kZero)) return std::numeric_limits<float>::lowest();
+  // This adds in another order than the masses that it stands for are made; ties must pass.
+  const double needed =
+      (Numbers::kLogarithms ? floor - best_ : std::log(floor / best_)) - options_.length_bonus;
+  const double scale = Numbers::kLogarithms ? std::fabs(floor) + std::fabs(best_) : 1.0;
+  return FloatBelow(needed - 1e-9 * (1.0 + scale + std::fabs(needed)));
+}
+
+// The least mass of a beam filled from the prefixes as they are and from those that the frame's
+// most probable token makes. Where that token is spoken, what stays is worth little, and this is a
+// far better bound. Zero where these do not fill the beam.
+template <class Numbers>
+double CtcPrefixBeamSearch::FloorWithBestToken(Span<const float> row, float max) {
+  const RowScan top = scan_(row.data(), row.size(), max, tokens_.data());
+  std::size_t first = 0;
+  while (first < top.count && tokens_[first] == options_.blank_id) ++first;
+  const double log_prob = static_cast<double>(max);
+  if (first == top.count || std::fabs(log_prob) > kLargestLogProb) return Numbers::kZero;
+  const std::int32_t token = tokens_[first];
+  const double weight = Numbers::kLogarithms ? log_prob : FastExp(log_prob);
+  const double gain = Numbers::kLogarithms ? options_.length_bonus : gain_;
+  masses_.clear();
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    masses_.push_back(next_.total[i]);
+    if (HasChild(i, token)) continue;
+    const double mass = token == beam_.last[i] ? beam_.blank[i] : beam_.total[i];
+    masses_.push_back(Numbers::Times(Numbers::Times(mass, weight), gain));
+  }
+  if (masses_.size() < beam_size_) return Numbers::kZero;
+  const auto least = masses_.begin() + static_cast<std::ptrdiff_t>(beam_size_ - 1);
+  std::nth_element(masses_.begin(), least, masses_.end(), std::greater<double>());
+  return *least;
+}
+
+// Whether the beam holds prefix `place` followed by `token`.
+bool CtcPrefixBeamSearch::HasChild(std::size_t place, std::int32_t token) const noexcept {
+  std::int32_t child = beam_.child[place];
+  while (child >= 0 && beam_.last[static_cast<std::size_t>(child)] != token) {
+    child = beam_.sibling[static_cast<std::size_t>(child)];
+  }
+  return child >= 0;
+}
+
+// The weights of the blank and of each prefix's last token.
+template <class Numbers>
+bool CtcPrefixBeamSearch::Weigh(Span<const float> row) {
+  const std::size_t size = beam_.size;
+  if (log_probs_.size() < size + 1) {
+    log_probs_.resize(size + 1);
+    weights_.resize(size + 1);
+  }
+  for (std::size_t i = 0; i < size; ++i) {
+    log_probs_[i] = static_cast<double>(row[static_cast<std::size_t>(beam_.last[i])]);
+  }
+  log_probs_[size] = static_cast<double>(row[static_cast<std::size_t>(options_.blank_id)]);
+  if constexpr (Numbers::kLogarithms) {
+    blank_weight_ = log_probs_[size];
+  } else {
+    if (!Weights(log_probs_, size + 1, &weights_)) return false;
+    blank_weight_ = weights_[size];
+  }
+  return true;
+}
+
+// The masses of the prefixes that are there, each with what comes to it from its parent.
+template <class Numbers>
+void CtcPrefixBeamSearch::Stay() {
+  const std::vector<double>& weights = Numbers::kLogarithms ? log_probs_ : weights_;
+  const double gain = Numbers::kLogarithms ? options_.length_bonus : gain_;
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    const double weight = weights[i];
+    double non_blank = Numbers::Times(beam_.non_blank[i], weight);
+    if constexpr (!Numbers::kLogarithms) {
+      double faint = kLogZero;
+      if (!(non_blank >= kFaint)) {
+        // Too small to be kept as it is, and too small to matter until all else is gone.
+        faint = beam_.non_blank[i] > 0.0 ? std::log(beam_.non_blank[i]) + Offset() : beam_.faint[i];
+        faint += log_probs_[i];
+        non_blank = 0.0;
+        if (faint - Offset() > std::log(kFaint)) {
+          non_blank = std::exp(faint - Offset());
+          faint = kLogZero;
+        }
+      }
+      next_.faint[i] = faint;
+    }
+    if (beam_.parent[i] >= 0) {
+      const std::size_t parent = static_cast<std::size_t>(beam_.parent[i]);
+      // After the same token only the alignments that end with blank go on; the others repeat it.
+      const double mass =
+          beam_.last[parent] == beam_.last[i] ? beam_.blank[parent] : beam_.total[parent];
+      non_blank = Numbers::Plus(non_blank, Numbers::Times(Numbers::Times(mass, weight), gain));
+    }
+    next_.non_blank[i] = non_blank;
+    next_.blank[i] = Numbers::Times(beam_.total[i], blank_weight_);
+    next_.total[i] = Numbers::Plus(next_.blank[i], non_blank);
   }
 }
 
-void CtcPrefixBeamSearch::Extend(Span<const float> frame) {
-  double best = kLogZero;
-  for (const Prefix& prefix : beam_) {
-    best = std::max(best, prefix.total + options_.length_bonus * (tree_.depth(prefix.node) + 1));
+// The tokens that passed, the most probable first, but for the blank. In the row of any prefix
+// beam_size tokens come before the last of beam_size + 1, one of which may be the prefix's own last
+// token and weigh less; so no more are needed. Equals are in order of ids for the same reason.
+void CtcPrefixBeamSearch::SortPassed(Span<const float> row, std::size_t count) {
+  passed_.clear();
+  for (std::size_t k = 0; k < count; ++k) {
+    const std::int32_t token = tokens_[k];
+    if (token == options_.blank_id) continue;
+    passed_.push_back({row[static_cast<std::size_t>(token)], token});
   }
-  // The bound adds in another order than the scores that it stands for, hence the rounding
-  // allowance; ties must pass.
-  const double threshold = Threshold();
-  const double slack = 1e-12 * (1.0 + std::fabs(best) + std::fabs(threshold));
-  const double needed = threshold - best - slack;
-  tokens_.clear();
-  for (std::size_t token = 0; token < frame.size(); ++token) {
-    const double log_prob = static_cast<double>(frame[token]);
-    if (log_prob >= needed && log_prob != kLogZero) {
-      tokens_.push_back(static_cast<std::int32_t>(token));
+  if (passed_.empty()) return;
+  const auto before = [](const Passed& a, const Passed& b) {
+    return a.log_prob != b.log_prob ? a.log_prob > b.log_prob : a.token < b.token;
+  };
+  if (passed_.size() > beam_size_ + 1) {
+    const auto cut = passed_.begin() + static_cast<std::ptrdiff_t>(beam_size_ + 1);
+    std::nth_element(passed_.begin(), cut, passed_.end(), before);
+    passed_.erase(cut, passed_.end());
+  }
+  std::sort(passed_.begin(), passed_.end(), before);
+  if (passed_log_probs_.size() < passed_.size()) {
+    passed_log_probs_.resize(passed_.size());
+    passed_weights_.resize(passed_.size());
+  }
+  for (std::size_t k = 0; k < passed_.size(); ++k) {
+    passed_log_probs_[k] = static_cast<double>(passed_[k].log_prob);
+  }
+}
+
+// Adds the extensions of mass `floor` or more to the candidates.
+template <class Numbers>
+void CtcPrefixBeamSearch::Collect(double floor) {
+  if (passed_.empty()) return;
+  const std::vector<double>& weights = Numbers::kLogarithms ? passed_log_probs_ : passed_weights_;
+  const double gain = Numbers::kLogarithms ? options_.length_bonus : gain_;
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    for (std::size_t k = 0; k < passed_.size(); ++k) {
+      const std::int32_t token = passed_[k].token;
+      // Multiplied in Stay()'s order, so that equal masses are equal bits.
+      double mass = Numbers::Times(Numbers::Times(beam_.total[i], weights[k]), gain);
+      if (mass < floor) break;
+      if (token == beam_.last[i]) {
+        mass = Numbers::Times(Numbers::Times(beam_.blank[i], weights[k]), gain);
+        if (mass < floor) continue;
+      }
+      if (!(mass > Numbers::kZero)) continue;
+      // Stay() has added this mass where the longer prefix is in the beam already.
+      if (!HasChild(i, token)) Offer({mass, static_cast<std::int32_t>(i), token}, &floor);
     }
   }
-  for (const Prefix& prefix : beam_) {
-    for (const std::int32_t token : tokens_) {
-      if (token == options_.blank_id) continue;
-      Prefix next = {prefix.node, token, kLogZero, 0.0, 0.0, 0.0};
-      next.non_blank =
-          Extension(prefix, token, static_cast<double>(frame[static_cast<std::size_t>(token)]));
-      next.total = next.non_blank;
-      next.rank = next.total + options_.length_bonus * (tree_.depth(prefix.node) + 1);
-      if (next.rank < Threshold()) continue;
-      // KeepExisting() has added this mass where the longer prefix is in the beam already.
-      const PrefixTree::Node child = tree_.FindChild(prefix.node, token);
-      if (child >= 0 && slot_[static_cast<std::size_t>(child)] >= 0) continue;
-      Offer(next);
-    }
-  }
 }
 
-// Makes the candidates the beam of the next frame.
-void CtcPrefixBeamSearch::Adopt() {
-  for (const Prefix& prefix : beam_) slot_[static_cast<std::size_t>(prefix.node)] = -1;
-  std::sort(candidates_.begin(), candidates_.end(),
-            [this](const Prefix& a, const Prefix& b) { return Better(a, b); });
-  for (Prefix& prefix : candidates_) {
-    if (prefix.token == PrefixTree::kNoToken) continue;
-    prefix.node = tree_.Child(prefix.node, prefix.token);
-    prefix.token = PrefixTree::kNoToken;
-  }
-  slot_.resize(tree_.size(), -1);
-  for (std::size_t i = 0; i < candidates_.size(); ++i) {
-    slot_[static_cast<std::size_t>(candidates_[i].node)] = static_cast<std::int32_t>(i);
-  }
-  beam_.swap(candidates_);
-}
-
-void CtcPrefixBeamSearch::Offer(const Prefix& candidate) {
-  if (candidate.total == kLogZero) return;
-  const auto better = [this](const Prefix& a, const Prefix& b) { return Better(a, b); };
-  if (candidates_.size() == static_cast<std::size_t>(options_.beam_size)) {
-    if (!Better(candidate, candidates_.front())) return;
-    std::pop_heap(candidates_.begin(), candidates_.end(), better);
-    candidates_.pop_back();
-  }
+// Keeps at most a few times the beam, and raises the floor when some have been thrown out.
+void CtcPrefixBeamSearch::Offer(const Candidate& candidate, double* floor) {
   candidates_.push_back(candidate);
-  std::push_heap(candidates_.begin(), candidates_.end(), better);
+  if (candidates_.size() < 2 * beam_size_ + 32) return;
+  KeepBest();
+  double least = candidates_[0].mass;
+  for (const Candidate& kept : candidates_) least = std::min(least, kept.mass);
+  *floor = std::max(*floor, least);
 }
 
-bool CtcPrefixBeamSearch::Better(const Prefix& a, const Prefix& b) const noexcept {
-  if (a.rank != b.rank) return a.rank > b.rank;
-  return tree_.Before(a.node, a.token, b.node, b.token);
+void CtcPrefixBeamSearch::KeepBest() {
+  const auto cut = candidates_.begin() + static_cast<std::ptrdiff_t>(beam_size_);
+  std::nth_element(candidates_.begin(), cut, candidates_.end(),
+                   [this](const Candidate& a, const Candidate& b) { return Better(a, b); });
+  candidates_.erase(cut, candidates_.end());
 }
 
-// The rank that a new candidate must reach.
-double CtcPrefixBeamSearch::Threshold() const noexcept {
-  if (candidates_.size() < static_cast<std::size_t>(options_.beam_size)) return kLogZero;
-  return candidates_.front().rank;
+bool CtcPrefixBeamSearch::Better(const Candidate& a, const Candidate& b) const noexcept {
+  if (a.mass != b.mass) return a.mass > b.mass;
+  return tree_.Before(beam_.node[static_cast<std::size_t>(a.place)], a.token,
+                      beam_.node[static_cast<std::size_t>(b.place)], b.token);
+}
+
+// Makes the candidates the beam.
+template <class Numbers>
+void CtcPrefixBeamSearch::Adopt(double zero) {
+  // `next_` has the masses of those that stay in their old places, so they are moved within it from
+  // the front: a candidate's old place is never before its new one if they are in order.
+  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
+    const bool a_stays = a.token == PrefixTree::kNoToken;
+    const bool b_stays = b.token == PrefixTree::kNoToken;
+    if (a_stays != b_stays) return a_stays;
+    return a.place != b.place ? a.place < b.place : a.token < b.token;
+  });
+  MakeRoom(candidates_.size());
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    place_[static_cast<std::size_t>(beam_.node[i])] = -1;
+  }
+  double least = std::numeric_limits<double>::infinity();
+  double most = -least;
+  for (std::size_t i = 0; i < candidates_.size(); ++i) {
+    const Candidate& candidate = candidates_[i];
+    const std::size_t place = static_cast<std::size_t>(candidate.place);
+    if (candidate.token == PrefixTree::kNoToken) {
+      next_.total[i] = next_.total[place];
+      next_.blank[i] = next_.blank[place];
+      next_.non_blank[i] = next_.non_blank[place];
+      next_.faint[i] = next_.faint[place];
+      next_.node[i] = beam_.node[place];
+      next_.last[i] = beam_.last[place];
+    } else {
+      next_.total[i] = next_.non_blank[i] = candidate.mass;
+      next_.blank[i] = zero;
+      next_.faint[i] = kLogZero;
+      next_.node[i] = tree_.Child(beam_.node[place], candidate.token);
+      next_.last[i] = candidate.token;
+    }
+    least = std::min(least, next_.total[i]);
+    most = std::max(most, next_.total[i]);
+  }
+  place_.resize(tree_.size(), -1);
+  next_.size = candidates_.size();
+  for (std::size_t i = 0; i < next_.size; ++i) {
+    place_[static_cast<std::size_t>(next_.node[i])] = static_cast<std::int32_t>(i);
+    next_.child[i] = -1;
+  }
+  for (std::size_t i = 0; i < next_.size; ++i) {
+    const PrefixTree::Node parent = tree_.parent(next_.node[i]);
+    next_.parent[i] = parent < 0 ? -1 : place_[static_cast<std::size_t>(parent)];
+    if (next_.parent[i] < 0) continue;
+    std::int32_t& first = next_.child[static_cast<std::size_t>(next_.parent[i])];
+    next_.sibling[i] = first;
+    first = static_cast<std::int32_t>(i);
+  }
+  std::swap(beam_, next_);
+  best_ = most;
+  least_ = least;
+}
+
+double CtcPrefixBeamSearch::Offset() const noexcept {
+  return static_cast<double>(exponent_) * kLn2;
+}
+
+// Brings the best mass back to about 1, by a power of two and so without rounding.
+void CtcPrefixBeamSearch::Rescale() {
+  const int exponent = std::ilogb(best_);
+  const double factor = std::ldexp(1.0, -exponent);
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    beam_.total[i] *= factor;
+    beam_.blank[i] *= factor;
+    beam_.non_blank[i] *= factor;
+  }
+  best_ *= factor;
+  least_ *= factor;
+  exponent_ += exponent;
+}
+
+// Whether probabilities can hold the beam of logarithms.
+bool CtcPrefixBeamSearch::Narrow() const noexcept {
+  const double lowest = best_ + std::log(kWidest);
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    if (beam_.total[i] < lowest) return false;
+    if (beam_.blank[i] < lowest && beam_.blank[i] != kLogZero) return false;
+  }
+  return beam_.size > 0 && std::fabs(options_.length_bonus) <= kLargestBonus;
+}
+
+void CtcPrefixBeamSearch::ToLogarithms() {
+  const double offset = Offset();
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    beam_.total[i] = std::log(beam_.total[i]) + offset;
+    beam_.blank[i] = std::log(beam_.blank[i]) + offset;
+    beam_.non_blank[i] =
+        beam_.non_blank[i] > 0.0 ? std::log(beam_.non_blank[i]) + offset : beam_.faint[i];
+    beam_.faint[i] = kLogZero;
+  }
+  best_ = std::log(best_) + offset;
+  least_ = std::log(least_) + offset;
+  exponent_ = 0;
+  logarithms_ = true;
+  frames_in_logarithms_ = 0;
+}
+
+void CtcPrefixBeamSearch::ToProbabilities() {
+  exponent_ = static_cast<std::int64_t>(std::floor(best_ / kLn2));
+  const double offset = Offset();
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    beam_.total[i] = std::exp(beam_.total[i] - offset);
+    beam_.blank[i] = std::exp(beam_.blank[i] - offset);
+    const double non_blank = std::exp(beam_.non_blank[i] - offset);
+    beam_.faint[i] = non_blank >= kFaint ? kLogZero : beam_.non_blank[i];
+    beam_.non_blank[i] = non_blank >= kFaint ? non_blank : 0.0;
+  }
+  best_ = std::exp(best_ - offset);
+  least_ = std::exp(least_ - offset);
+  logarithms_ = false;
 }
 
 std::vector<Hypothesis> CtcPrefixBeamSearch::Results() const {
-  if (beam_.empty()) {
+  if (beam_.size == 0) {
     Hypothesis impossible;
     impossible.score = kLogZero;
     impossible.ctc_score = kLogZero;
     return {impossible};
   }
-  std::vector<Hypothesis> hypotheses(beam_.size());
-  for (std::size_t i = 0; i < beam_.size(); ++i) {
-    Hypothesis& hypothesis = hypotheses[i];
-    tree_.Sequence(beam_[i].node, &hypothesis.token_ids);
-    hypothesis.ctc_score = beam_[i].total;
-    hypothesis.score = FinalScore(beam_[i].total, 0.0, hypothesis.token_ids.size(),
-                                  options_.length_bonus, options_.length_penalty);
+  struct Scored {
+    double score;
+    double ctc_score;
+    PrefixTree::Node node;
+  };
+  std::vector<Scored> scored(beam_.size);
+  for (std::size_t i = 0; i < beam_.size; ++i) {
+    const std::size_t tokens = static_cast<std::size_t>(tree_.depth(beam_.node[i]));
+    const double total = logarithms_ ? beam_.total[i] : std::log(beam_.total[i]) + Offset();
+    const double ctc_score = total - options_.length_bonus * static_cast<double>(tokens);
+    scored[i] = {FinalScore(ctc_score, 0.0, tokens, options_.length_bonus, options_.length_penalty),
+                 ctc_score, beam_.node[i]};
   }
-  const std::size_t n_best = std::min(hypotheses.size(), static_cast<std::size_t>(options_.n_best));
-  std::partial_sort(hypotheses.begin(), hypotheses.begin() + static_cast<std::ptrdiff_t>(n_best),
-                    hypotheses.end(),
-                    [](const Hypothesis& a, const Hypothesis& b) { return RanksBefore(a, b); });
-  hypotheses.resize(n_best);
+  const std::size_t n_best = std::min(scored.size(), static_cast<std::size_t>(options_.n_best));
+  std::partial_sort(scored.begin(), scored.begin() + static_cast<std::ptrdiff_t>(n_best),
+                    scored.end(), [this](const Scored& a, const Scored& b) {
+                      if (a.score != b.score) return a.score > b.score;
+                      return tree_.Before(a.node, PrefixTree::kNoToken, b.node,
+                                          PrefixTree::kNoToken);
+                    });
+  std::vector<Hypothesis> hypotheses(n_best);
+  for (std::size_t i = 0; i < n_best; ++i) {
+    tree_.Sequence(scored[i].node, &hypotheses[i].token_ids);
+    hypotheses[i].ctc_score = scored[i].ctc_score;
+    hypotheses[i].score = scored[i].score;
+  }
   return hypotheses;
 }
 

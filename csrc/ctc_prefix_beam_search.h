@@ -1,12 +1,15 @@
 // CTC prefix beam search over the full vocabulary.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "hypothesis.h"
 #include "options.h"
 #include "prefix_tree.h"
+#include "row_scan.h"
 #include "span.h"
 
 namespace voxformer {
@@ -15,45 +18,110 @@ namespace voxformer {
 // 3.2; Hannun et al. 2014, algorithm 1), in double precision and without a cut of the vocabulary: a
 // token is passed over only where no prefix followed by it can be among the beam_size best.
 //
+// A frame costs one pass over its row and little else. Let `floor` be the least mass that the full
+// beam has if nothing new enters and `best` its largest mass before the frame: only a token of
+// probability floor / best or more can change the beam, and in most frames that is the blank alone.
+// Masses are probabilities times a common power of two. Where those would lose what a logarithm
+// keeps (log-probs or prefixes hundreds of nats apart), frames are taken in logarithms.
+//
 // One object searches one utterance at a time and keeps its buffers for the next.
 class CtcPrefixBeamSearch {
  public:
   explicit CtcPrefixBeamSearch(const CtcBeamOptions& options);
 
-  // `log_probs` [time, vocab]: natural logarithms without NaN and +inf. Returns up to n_best
-  // hypotheses with token_ids, ctc_score and score, sorted. Where no alignment is possible, that is
-  // one empty hypothesis with score -inf.
-  std::vector<Hypothesis> Search(LogProbs log_probs);
+  // Forgets what was fed.
+  void Start();
 
- private:
-  // A prefix and the mass of its alignments up to the last frame.
-  struct Prefix {
-    PrefixTree::Node node;
-    // Follows node's sequence, or kNoToken. Nodes are made only for what stays in the beam.
-    std::int32_t token;
-    double blank;      // ln mass of the alignments that end with blank
-    double non_blank;  // ln mass of those that end with the last token
-    double total;      // ln of their sum
-    double rank;       // total + length_bonus * tokens
-  };
+  // Goes on by the frames of `log_probs` [time, vocab]: natural logarithms. Returns the first row
+  // that has NaN or +inf, after which only Start() may follow; nothing where all are sound.
+  std::optional<std::size_t> Feed(LogProbs log_probs);
 
-  void Start(std::size_t num_frames);
-  void Step(Span<const float> frame);
-  void KeepExisting(Span<const float> frame);
-  void Extend(Span<const float> frame);
-  void Adopt();
-  void Offer(const Prefix& candidate);
-  bool Better(const Prefix& a, const Prefix& b) const noexcept;
-  double Threshold() const noexcept;
-  double Extension(const Prefix& prefix, std::int32_t token, double log_prob) const noexcept;
+  // The n_best hypotheses of all that was fed since Start(), with token_ids, ctc_score and score,
+  // sorted. Where no alignment is possible, that is one empty hypothesis with score -inf.
   std::vector<Hypothesis> Results() const;
 
+  // The largest log-prob of each frame fed.
+  const std::vector<float>& row_maxima() const noexcept { return row_maxima_; }
+
+ private:
+  // The prefixes of the beam, an array for each property. Masses are those of the alignments that
+  // end with blank, that do not, and of both, each times e^(length_bonus * tokens).
+  struct Beam {
+    std::vector<double> total;
+    std::vector<double> blank;
+    std::vector<double> non_blank;
+    // ln of the non-blank mass where it is too small beside the others; else -inf.
+    std::vector<double> faint;
+    std::vector<PrefixTree::Node> node;
+    std::vector<std::int32_t> last;     // token; blank_id for the empty prefix, whose mass it bears
+    std::vector<std::int32_t> parent;   // place in the beam of the prefix without `last`, or -1
+    std::vector<std::int32_t> child;    // the first place whose `parent` this is, or -1
+    std::vector<std::int32_t> sibling;  // the next place with the same parent, or -1
+    std::size_t size = 0;
+
+    void Resize(std::size_t capacity);
+  };
+  // What may be in the next beam: a prefix as it is (token is kNoToken), or followed by a token.
+  struct Candidate {
+    double mass;
+    std::int32_t place;
+    std::int32_t token;
+  };
+  struct Passed {
+    float log_prob;
+    std::int32_t token;
+  };
+
+  void MakeRoom(std::size_t size);
+  bool Step(Span<const float> row);
+  template <class Numbers>
+  bool Advance(Span<const float> row, bool* sound);
+  template <class Numbers>
+  float Threshold(double floor) const noexcept;
+  template <class Numbers>
+  double FloorWithBestToken(Span<const float> row, float max);
+  bool HasChild(std::size_t place, std::int32_t token) const noexcept;
+  template <class Numbers>
+  bool Weigh(Span<const float> row);
+  template <class Numbers>
+  void Stay();
+  template <class Numbers>
+  void Collect(double floor);
+  template <class Numbers>
+  void Adopt(double zero);
+  void SortPassed(Span<const float> row, std::size_t count);
+  void Offer(const Candidate& candidate, double* floor);
+  void KeepBest();
+  bool Better(const Candidate& a, const Candidate& b) const noexcept;
+  void Rescale();
+  bool Narrow() const noexcept;
+  void ToLogarithms();
+  void ToProbabilities();
+  double Offset() const noexcept;
+
   CtcBeamOptions options_;
+  ScanRow scan_;
+  std::size_t beam_size_;
+  double gain_;  // e^length_bonus
   PrefixTree tree_;
-  std::vector<Prefix> beam_;          // best first
-  std::vector<Prefix> candidates_;    // a heap, its worst at the front
-  std::vector<std::int32_t> slot_;    // by node: its place in beam_, or -1
-  std::vector<std::int32_t> tokens_;  // those that may enter the beam at this frame
+  Beam beam_;
+  Beam next_;
+  std::vector<std::int32_t> place_;  // by node: its place in beam_, or -1
+  bool logarithms_ = false;
+  int frames_in_logarithms_ = 0;
+  std::int64_t exponent_ = 0;  // masses are probabilities times 2^-exponent_
+  double best_ = 1.0;          // largest total
+  double least_ = 1.0;         // smallest total
+  double blank_weight_ = 0.0;
+  std::vector<double> log_probs_;  // of each prefix's last token
+  std::vector<double> weights_;    // the same as masses
+  std::vector<double> masses_;
+  std::vector<Candidate> candidates_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<Passed> passed_;
+  std::vector<double> passed_log_probs_;
+  std::vector<double> passed_weights_;
+  std::vector<float> row_maxima_;
 };
 
 }  // namespace voxformer

@@ -1,6 +1,5 @@
 #include "prefix_tree.h"
 
-#include <algorithm>
 #include <limits>
 #include <stdexcept>
 
@@ -9,20 +8,14 @@ namespace {
 
 constexpr PrefixTree::Node kFree = -1;
 
-// A table at most half full keeps the probes short.
-std::size_t BucketsFor(std::size_t nodes) noexcept {
-  std::size_t buckets = 16;
-  while (buckets < 2 * nodes) buckets *= 2;
-  return buckets;
-}
+constexpr std::size_t kFirstBuckets = 256;
 
 }  // namespace
 
-void PrefixTree::Reset(std::size_t nodes) {
+void PrefixTree::Reset() {
   nodes_.clear();
-  nodes_.reserve(nodes + 1);
   nodes_.push_back({kFree, kNoToken, 0});
-  buckets_.assign(std::max(BucketsFor(nodes + 1), std::size_t{16}), kFree);
+  buckets_.assign(kFirstBuckets, kFree);
 }
 
 std::size_t PrefixTree::Bucket(Node parent, std::int32_t token) const noexcept {
@@ -52,6 +45,7 @@ PrefixTree::Node PrefixTree::Child(Node parent, std::int32_t token) {
   if (nodes_.size() >= static_cast<std::size_t>(std::numeric_limits<Node>::max())) {
     throw std::length_error("the search holds more than 2^31 prefixes; use a smaller beam_size");
   }
+  // A table at most half full keeps the probes short.
   if (2 * (nodes_.size() + 1) > buckets_.size()) {
     Grow(2 * buckets_.size());
     bucket = Bucket(parent, token);

@@ -16,8 +16,8 @@ class PrefixTree {
   static constexpr Node kRoot = 0;
   static constexpr std::int32_t kNoToken = -1;
 
-  // Forgets all but the empty sequence and makes room for `nodes` without further allocation.
-  void Reset(std::size_t nodes);
+  // Forgets all but the empty sequence.
+  void Reset();
 
   // The node of `parent`'s sequence followed by `token`, made if it is not there.
   Node Child(Node parent, std::int32_t token);

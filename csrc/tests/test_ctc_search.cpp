@@ -41,6 +41,12 @@ CtcBeamOptions Beam(std::int64_t beam_size, std::int64_t n_best) {
   return options;
 }
 
+std::vector<Hypothesis> SearchAll(CtcPrefixBeamSearch* search, LogProbs log_probs) {
+  search->Start();
+  CHECK(!search->Feed(log_probs));
+  return search->Results();
+}
+
 // Adds up every alignment, one by one.
 std::map<Ids, double> BruteForce(LogProbs log_probs) {
   std::map<Ids, double> masses;
@@ -73,7 +79,7 @@ void EqualsBruteForceOverAllAlignments() {
     const LogProbs log_probs(values.data(), frames, vocab);
     const std::map<Ids, double> expected = BruteForce(log_probs);
     CtcPrefixBeamSearch search(Beam(5000, 5000));
-    const std::vector<Hypothesis> found = search.Search(log_probs);
+    const std::vector<Hypothesis> found = SearchAll(&search, log_probs);
     CHECK(found.size() == expected.size());
     for (const Hypothesis& hypothesis : found) {
       CHECK(Near(expected.at(hypothesis.token_ids), *hypothesis.ctc_score, 1e-9));
@@ -90,8 +96,9 @@ void SearchIsReusableAcrossUtterances() {
     const std::size_t frames = 40 - 3 * seed;
     const std::vector<float> values = RandomLogProbs(seed, frames, 9);
     const LogProbs log_probs(values.data(), frames, 9);
-    const std::vector<Hypothesis> again = reused.Search(log_probs);
-    const std::vector<Hypothesis> fresh = CtcPrefixBeamSearch(Beam(4, 4)).Search(log_probs);
+    const std::vector<Hypothesis> again = SearchAll(&reused, log_probs);
+    CtcPrefixBeamSearch unused(Beam(4, 4));
+    const std::vector<Hypothesis> fresh = SearchAll(&unused, log_probs);
     CHECK(again.size() == fresh.size());
     for (std::size_t i = 0; i < fresh.size(); ++i) {
       CHECK(again[i].token_ids == fresh[i].token_ids);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -6,11 +7,13 @@
 #include <vector>
 
 #include "check.h"
+#include "fast_exp.h"
 #include "log_math.h"
 #include "options.h"
 #include "parallel.h"
 #include "penalties.h"
 #include "prefix_tree.h"
+#include "row_scan.h"
 
 namespace voxformer {
 namespace {
@@ -27,7 +30,7 @@ void LogAddIsSymmetricAndKeepsZero() {
 
 void SequencesHaveOneNodeEach() {
   PrefixTree tree;
-  tree.Reset(2);
+  tree.Reset();
   std::mt19937 generator(0);
   std::vector<PrefixTree::Node> nodes = {PrefixTree::kRoot};
   std::vector<Ids> sequences = {{}};
@@ -56,7 +59,7 @@ void SequencesHaveOneNodeEach() {
 
 void OrderIsLexicographic() {
   PrefixTree tree;
-  tree.Reset(0);
+  tree.Reset();
   std::mt19937 generator(1);
   std::vector<PrefixTree::Node> nodes = {PrefixTree::kRoot};
   for (int i = 0; i < 60; ++i) {
@@ -79,6 +82,49 @@ void OrderIsLexicographic() {
       }
     }
   }
+}
+
+void ScanKernelsAgree() {
+  std::size_t count = 0;
+  const ScanKernel* kernels = ScanKernels(&count);
+  CHECK(count >= 1);
+  std::mt19937 generator(2);
+  std::normal_distribution<float> normal(0.0F, 3.0F);
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (std::size_t size = 0; size < 150; ++size) {
+    std::vector<float> row(size);
+    for (float& value : row) value = generator() % 8 == 0 ? -infinity : normal(generator);
+    for (const float threshold : {-infinity, std::numeric_limits<float>::lowest(), -1.0F, 4.0F}) {
+      std::vector<std::int32_t> expected;
+      float max = -infinity;
+      for (std::size_t i = 0; i < size; ++i) {
+        if (row[i] >= threshold) expected.push_back(static_cast<std::int32_t>(i));
+        max = std::max(max, row[i]);
+      }
+      for (std::size_t k = 0; k < count; ++k) {
+        std::vector<std::int32_t> tokens(size + kScanPadding);
+        const RowScan scanned = kernels[k].scan(row.data(), size, threshold, tokens.data());
+        tokens.resize(scanned.count);
+        CHECK(tokens == expected && scanned.max == max && !scanned.bad);
+      }
+    }
+    for (const float wrong : {infinity, std::nanf(""), -std::nanf("")}) {
+      if (size == 0) continue;
+      std::vector<float> spoilt = row;
+      spoilt[generator() % size] = wrong;
+      for (std::size_t k = 0; k < count; ++k) {
+        std::vector<std::int32_t> tokens(size + kScanPadding);
+        CHECK(kernels[k].scan(spoilt.data(), size, 0.0F, tokens.data()).bad);
+      }
+    }
+  }
+}
+
+void FastExpIsWithinTwoUnits() {
+  for (double x = -700.0; x <= 700.0; x += 0.0137) {
+    CHECK(std::fabs(FastExp(x) / std::exp(x) - 1.0) <= 4.5e-16);
+  }
+  CHECK(FastExp(0.0) == 1.0);
 }
 
 void PenaltiesFollowTheirDefinitions() {
@@ -134,6 +180,8 @@ int main() {
   voxformer::LogAddIsSymmetricAndKeepsZero();
   voxformer::SequencesHaveOneNodeEach();
   voxformer::OrderIsLexicographic();
+  voxformer::ScanKernelsAgree();
+  voxformer::FastExpIsWithinTwoUnits();
   voxformer::PenaltiesFollowTheirDefinitions();
   voxformer::OptionsOutOfRangeAreNamed();
   voxformer::ParallelForDoesAllAndReportsTheFirstFailure();

@@ -108,7 +108,8 @@ def test_scores_and_order_equal_brute_force(
     vocab=st.integers(2, 8),
     beam_size=st.integers(1, 12),
     length_bonus=st.sampled_from([0.0, 0.0, 1.0, -0.7, 3.0]),
-    sharpness=st.sampled_from([0.3, 1.0, 3.0]),
+    # The last two have log-probs of -100 and of -10,000: no double holds such probabilities.
+    sharpness=st.sampled_from([0.3, 1.0, 3.0, 40.0, 4000.0]),
 )
 def test_equals_textbook_beam_search_when_prefixes_are_pruned(
     seed, frames, vocab, beam_size, length_bonus, sharpness
@@ -126,8 +127,10 @@ def test_equals_textbook_beam_search_when_prefixes_are_pruned(
     rank = {ids: score + length_bonus * len(ids) for ids, score in expected.items()}
     assert [h.token_ids for h in found] == ranked(rank)
     for hypothesis in found:
-        assert hypothesis.ctc_score == pytest.approx(expected[hypothesis.token_ids], abs=1e-8)
-        assert hypothesis.score == pytest.approx(rank[hypothesis.token_ids], abs=1e-8)
+        assert hypothesis.ctc_score == pytest.approx(
+            expected[hypothesis.token_ids], rel=1e-12, abs=1e-8
+        )
+        assert hypothesis.score == pytest.approx(rank[hypothesis.token_ids], rel=1e-12, abs=1e-8)
 
 
 @pytest.mark.parametrize("beam_size", [1, 4, 16])
@@ -249,3 +252,19 @@ def test_scores_stay_in_order_far_below_the_best():
     for hypothesis in found:
         assert hypothesis.ctc_score == pytest.approx(expected[hypothesis.token_ids], abs=1e-9)
     assert found[-1].score < -1500
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 5])
+def test_mass_that_faded_in_a_silence_comes_back_when_blank_is_impossible(beam_size):
+    # "a" held through 60 silent frames is e^-1200 of what says "a" once, and no double; after 60
+    # frames that take e^-30 off each blank it is all that is left.
+    token = np.array([-9.0, -1e-4, -11.0])
+    silence = np.array([-1e-6, -20.0, -25.0])
+    no_blank = np.array([-30.0, -1e-6, -33.0])
+    frames = [token] + [silence] * 60 + [no_blank] * 60
+    log_probs = np.array(frames, dtype=np.float32)
+    expected = reference_beam(log_probs, beam_size, 0)
+    found = decode_one(log_probs, beam_size=beam_size, n_best=beam_size)
+    assert [h.token_ids for h in found] == ranked(expected)
+    for hypothesis in found:
+        assert hypothesis.ctc_score == pytest.approx(expected[hypothesis.token_ids], abs=1e-8)
