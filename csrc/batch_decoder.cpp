@@ -6,12 +6,13 @@
 #include <memory>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "ctc_alignment.h"
 #include "ctc_prefix_beam_search.h"
+#include "log_prob_checks.h"
 #include "parallel.h"
-#include "row_scan.h"
 
 namespace voxformer {
 namespace {
@@ -47,15 +48,6 @@ void CheckBatch(const BatchView& log_probs, Span<const std::int64_t> lengths,
   }
 }
 
-[[noreturn]] void RefuseFrame(LogProbs log_probs, std::size_t utterance, std::size_t frame) {
-  const Span<const float> row = log_probs.row(frame);
-  std::size_t token = 0;
-  while (row[token] <= std::numeric_limits<float>::max()) ++token;
-  Refuse("utterance ", utterance, ", frame ", frame, ": log_probs is ",
-         std::isnan(row[token]) ? "NaN" : "+inf", " for token ", token,
-         "; natural logarithms of probabilities are expected");
-}
-
 struct Worker {
   explicit Worker(const CtcBeamOptions& options) : search(options) {}
 
@@ -81,7 +73,10 @@ std::vector<std::vector<Hypothesis>> DecodeBatch(const BatchView& log_probs,
     CtcPrefixBeamSearch& search = workers[w]->search;
     CtcAligner& aligner = workers[w]->aligner;
     search.Start();
-    if (const auto frame = search.Feed(utterance)) RefuseFrame(utterance, i, *frame);
+    if (const auto frame = search.Feed(utterance)) {
+      RefuseRow(utterance.row(*frame),
+                "utterance " + std::to_string(i) + ", frame " + std::to_string(*frame));
+    }
     std::vector<Hypothesis> hypotheses = search.Results();
     aligner.Start(utterance, options.blank_id, search.row_maxima());
     for (Hypothesis& hypothesis : hypotheses) aligner.Align(&hypothesis);
@@ -102,16 +97,8 @@ Hypothesis AlignTokens(LogProbs log_probs, std::vector<std::int32_t> token_ids,
              " and not blank_id ", blank_id);
     }
   }
-  const ScanRow scan = FastestScan();
-  std::vector<std::int32_t> none(kScanPadding);
-  std::vector<float> row_maxima(log_probs.rows());
-  for (std::size_t t = 0; t < log_probs.rows(); ++t) {
-    // Nothing finite reaches +inf.
-    const RowScan scanned = scan(log_probs.row(t).data(), log_probs.columns(),
-                                 std::numeric_limits<float>::infinity(), none.data());
-    if (scanned.bad) RefuseFrame(log_probs, 0, t);
-    row_maxima[t] = scanned.max;
-  }
+  std::vector<float> row_maxima;
+  CheckRows(log_probs, 0, &row_maxima);
   Hypothesis hypothesis;
   hypothesis.token_ids = std::move(token_ids);
   CtcAligner aligner;

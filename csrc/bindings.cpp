@@ -13,6 +13,7 @@
 
 #include "attention_beam_search.h"
 #include "batch_decoder.h"
+#include "ctc_stream.h"
 #include "hypothesis.h"
 #include "options.h"
 #include "rescoring.h"
@@ -49,7 +50,8 @@ py::tuple ToTuple(const Hypothesis& hypothesis) {
                         hypothesis.ctc_score, hypothesis.attention_score, hypothesis.lm_score,
                         py::tuple(py::cast(hypothesis.timesteps)),
                         py::tuple(py::cast(hypothesis.token_confidences)), hypothesis.confidence,
-                        hypothesis.truncated);
+                        hypothesis.truncated, py::tuple(py::cast(hypothesis.token_starts)),
+                        py::tuple(py::cast(hypothesis.token_ends)));
 }
 
 py::list ToList(const std::vector<Hypothesis>& hypotheses) {
@@ -151,6 +153,25 @@ PYBIND11_MODULE(_core, module) {
   module.def("align", &Align, py::arg("log_probs"), py::arg("token_ids"), py::arg("blank_id"));
   module.def("rescore", &RescoreHypotheses, py::arg("token_ids"), py::arg("ctc_scores"),
              py::arg("lm_scores"), py::arg("token_log_probs"), py::arg("options"));
+
+  py::class_<CtcStream>(module, "CtcStream")
+      .def(py::init<const CtcBeamOptions&>(), py::arg("options"))
+      .def(
+          "feed",
+          [](CtcStream& stream, const FloatArray& log_probs) {
+            const LogProbs view = AsMatrix(log_probs, "log_probs", "[time, vocab]");
+            const py::gil_scoped_release release;
+            stream.Feed(view);
+          },
+          py::arg("log_probs"))
+      .def("partial", [](CtcStream& stream) {
+        std::vector<Hypothesis> hypotheses;
+        {
+          const py::gil_scoped_release release;
+          hypotheses = stream.Partial();
+        }
+        return ToList(hypotheses);
+      });
 
   py::class_<AttentionBeamSearch>(module, "AttentionBeamSearch")
       .def(py::init<std::int64_t, std::int64_t, const AttentionOptions&, std::int64_t>(),

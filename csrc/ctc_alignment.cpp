@@ -98,6 +98,8 @@ bool CtcAligner::PathAbove(double lowest, const std::vector<std::int32_t>& token
 void CtcAligner::Align(Hypothesis* hypothesis) {
   const std::vector<std::int32_t>& token_ids = hypothesis->token_ids;
   hypothesis->timesteps.clear();
+  hypothesis->token_starts.clear();
+  hypothesis->token_ends.clear();
   hypothesis->token_confidences.clear();
   hypothesis->confidence = 0.0;
   if (log_probs_.rows() == 0) {
@@ -116,11 +118,15 @@ void CtcAligner::Align(Hypothesis* hypothesis) {
     return;
   }
   hypothesis->timesteps.assign(token_ids.size(), -1);
+  hypothesis->token_starts.resize(token_ids.size());
+  hypothesis->token_ends.resize(token_ids.size());
   for (std::size_t t = 0; t < log_probs_.rows(); ++t) {
     if (path_[t] % 2 == 0) continue;
     const std::size_t k = path_[t] / 2;
     const std::size_t column = static_cast<std::size_t>(token_ids[k]);
     std::int64_t& peak = hypothesis->timesteps[k];
+    if (peak < 0) hypothesis->token_starts[k] = static_cast<std::int64_t>(t);
+    hypothesis->token_ends[k] = static_cast<std::int64_t>(t + 1);
     if (peak < 0 || log_probs_(t, column) > log_probs_(static_cast<std::size_t>(peak), column)) {
       peak = static_cast<std::int64_t>(t);
     }

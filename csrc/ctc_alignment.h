@@ -21,7 +21,7 @@ class CtcAligner {
   // The log-probs [time, vocab] that Align() refers to, and the maximum of each row.
   void Start(LogProbs log_probs, std::int64_t blank_id, Span<const float> row_maxima);
 
-  // Fills timesteps, token_confidences and confidence of `hypothesis`, whose tokens must have an
+  // Fills the frames, token_confidences and confidence of `hypothesis`, whose tokens must have an
   // alignment; otherwise they stay empty and confidence is 0. Where two alignments are equally
   // good, tokens last longer. A ctc_score, where there is one, says where to begin looking.
   void Align(Hypothesis* hypothesis);

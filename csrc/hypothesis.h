@@ -18,6 +18,9 @@ struct Hypothesis {
   double lm_score = 0.0;
   // 0-based frame of each token's peak in the best alignment; empty without a CTC search.
   std::vector<std::int64_t> timesteps;
+  // The first frame of each token in that alignment, and the one after its last.
+  std::vector<std::int64_t> token_starts;
+  std::vector<std::int64_t> token_ends;
   // Probability of each token where it peaks (CTC) or where it was chosen (attention), in [0, 1].
   std::vector<double> token_confidences;
   // Geometric mean of the token confidences; of </s> or blank where there are no tokens.

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 # token_ids, score, ctc_score, attention_score, lm_score, timesteps, token_confidences, confidence,
-# truncated
+# truncated, token_starts, token_ends
 RawHypothesis: TypeAlias = tuple[
     tuple[int, ...],
     float,
@@ -18,6 +18,8 @@ RawHypothesis: TypeAlias = tuple[
     tuple[float, ...],
     float,
     bool,
+    tuple[int, ...],
+    tuple[int, ...],
 ]
 
 class CtcBeamOptions:
@@ -53,6 +55,11 @@ class RescoringOptions:
         length_penalty: float,
         repetition_penalty: float,
     ) -> None: ...
+
+class CtcStream:
+    def __init__(self, options: CtcBeamOptions) -> None: ...
+    def feed(self, log_probs: npt.NDArray[np.float32]) -> None: ...
+    def partial(self) -> list[RawHypothesis]: ...
 
 class AttentionBeamSearch:
     def __init__(

@@ -9,6 +9,7 @@
 #include "batch_decoder.h"
 #include "check.h"
 #include "ctc_prefix_beam_search.h"
+#include "ctc_stream.h"
 #include "log_math.h"
 #include "rescoring.h"
 
@@ -107,6 +108,24 @@ void SearchIsReusableAcrossUtterances() {
   }
 }
 
+void ChunksDoNotChangeTheResult() {
+  const std::vector<float> values = RandomLogProbs(3, 40, 7);
+  const std::vector<Hypothesis> whole =
+      DecodeBatch({values.data(), 1, 40, 7}, {}, Beam(5, 5), 1)[0];
+  for (const std::size_t chunk : {1U, 3U, 40U}) {
+    CtcStream stream(Beam(5, 5));
+    for (std::size_t t = 0; t < 40; t += chunk) {
+      stream.Feed({values.data() + t * 7, std::min<std::size_t>(chunk, 40 - t), 7});
+    }
+    const std::vector<Hypothesis> found = stream.Partial();
+    CHECK(found.size() == whole.size());
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      CHECK(found[i].token_ids == whole[i].token_ids && found[i].score == whole[i].score);
+      CHECK(found[i].token_starts == whole[i].token_starts);
+    }
+  }
+}
+
 void ThreadsDoNotChangeTheResult() {
   constexpr std::size_t kBatch = 16;
   constexpr std::size_t kTime = 30;
@@ -199,6 +218,7 @@ void RescoringFollowsTheFormula() {
 int main() {
   voxformer::EqualsBruteForceOverAllAlignments();
   voxformer::SearchIsReusableAcrossUtterances();
+  voxformer::ChunksDoNotChangeTheResult();
   voxformer::ThreadsDoNotChangeTheResult();
   voxformer::ErrorsNameUtteranceAndFrameAndCrossThreads();
   voxformer::ImpossibleFramesGiveOneEmptyHypothesis();

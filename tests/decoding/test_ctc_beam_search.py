@@ -215,7 +215,7 @@ def test_permuting_the_vocabulary_permutes_the_result(seed, beam_size):
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), frames=st.integers(1, 6), vocab=st.integers(2, 4))
-def test_timesteps_are_the_peaks_of_the_best_alignment(seed, frames, vocab):
+def test_times_are_those_of_the_best_alignment(seed, frames, vocab):
     log_probs = random_log_probs(seed, frames, vocab)
     alignments = all_alignments(log_probs, blank_id=0)
     for hypothesis in decode_one(log_probs, beam_size=HOLDS_ALL, n_best=HOLDS_ALL):
@@ -233,6 +233,8 @@ def test_timesteps_are_the_peaks_of_the_best_alignment(seed, frames, vocab):
             for run, i in zip(runs, hypothesis.token_ids, strict=True)
         ]
         assert hypothesis.timesteps == tuple(peaks)
+        assert hypothesis.token_starts == tuple(run[0] for run in runs)
+        assert hypothesis.token_ends == tuple(run[-1] + 1 for run in runs)
         probabilities = [
             math.exp(log_probs[t, i]) for t, i in zip(peaks, hypothesis.token_ids, strict=True)
         ]

@@ -190,6 +190,7 @@ def test_greedy_collapses_the_best_path():
         # On its own best path a hypothesis peaks where its best alignment says.
         again = ctc_align(utterance, hypothesis)
         assert again.timesteps == hypothesis.timesteps
+        assert again.token_times() == hypothesis.token_times()
         assert again.confidence == pytest.approx(hypothesis.confidence, rel=1e-6)
 
 
@@ -200,6 +201,7 @@ def test_greedy_is_the_beam_search_of_certain_frames():
     assert decoder().decode(log_probs)[0] == ctc_greedy(log_probs)
     assert ctc_greedy(log_probs)[0].token_ids == (1, 1, 3)
     assert ctc_greedy(log_probs)[0].timesteps == (0, 3, 4)
+    assert ctc_greedy(log_probs)[0].token_times(0.5) == [(0.0, 1.0), (1.5, 2.0), (2.0, 2.5)]
 
 
 def test_align_leaves_impossible_tokens_without_times():

@@ -134,10 +134,12 @@ VOCABULARY = Vocabulary.from_tokens(
 
 
 def test_words_by_hand():
-    hypothesis = Hypothesis((2, 3, 1, 4), "hello a", 0.0, timesteps=(5, 7, 9, 20))
+    hypothesis = Hypothesis(
+        (2, 3, 1, 4), "hello a", 0.0, token_starts=(5, 7, 9, 20), token_ends=(7, 8, 10, 23)
+    )
     assert words_of(hypothesis, VOCABULARY, 0.04, start=1.0) == [
         Word("hello", 1.2, 1.32),
-        Word("a", 1.8, 1.84),
+        Word("a", 1.8, 1.92),
     ]
 
 

@@ -1,12 +1,13 @@
 """From log-probabilities to text: the Python face of the C++ decoder. Needs NumPy alone.
 
-Four ways lead to a `Hypothesis`: `ctc_greedy` and `CtcBeamDecoder.decode` read CTC log-probs,
+Five ways lead to a `Hypothesis`: `ctc_greedy`, `CtcBeamDecoder.decode` and, for log-probs that come
+in chunks, `CtcStream` read CTC log-probs,
 `attention_decode` drives an attention decoder token by token, and `CtcBeamDecoder.rescore` lets an
 attention decoder rank what the CTC search found.
 """
 
 from .attention import AttentionBeamSearch, attention_decode
-from .ctc import CtcBeamDecoder, ctc_align, ctc_greedy
+from .ctc import CtcBeamDecoder, CtcStream, ctc_align, ctc_greedy
 from .hypothesis import Hypothesis
 from .options import AttentionOptions, BeamOptions, RescoringOptions
 from .vocabulary import load_tokens, text_of
@@ -16,6 +17,7 @@ __all__ = [
     "AttentionOptions",
     "BeamOptions",
     "CtcBeamDecoder",
+    "CtcStream",
     "Hypothesis",
     "RescoringOptions",
     "attention_decode",

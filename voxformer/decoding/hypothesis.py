@@ -51,6 +51,25 @@ class Hypothesis:
     truncated: bool = False
     """The length cap ended it, not the model."""
 
+    token_starts: tuple[int, ...] = ()
+    """0-based encoder frame where each token begins in the best alignment; empty without CTC."""
+
+    token_ends: tuple[int, ...] = ()
+    """The frame after each token's last."""
+
+    def token_times(self, frame_shift_s: float = 0.04) -> list[tuple[float, float]]:
+        """Start and end of each token in seconds; empty without CTC.
+
+        A model trained with CTC says a token in few frames, which need not cover its sound.
+
+        Args:
+            frame_shift_s: seconds between encoder frames.
+        """
+        return [
+            (start * frame_shift_s, end * frame_shift_s)
+            for start, end in zip(self.token_starts, self.token_ends, strict=True)
+        ]
+
 
 def from_raw(raw: RawHypothesis, tokens: Sequence[str] | None) -> Hypothesis:
     """The `Hypothesis` of the extension's tuple, with its text."""

@@ -154,12 +154,17 @@ class Recognizer:
     def _aligned(
         self, encoded: Encoded, row: int, hypotheses: list[Hypothesis]
     ) -> list[Hypothesis]:
-        """The best hypothesis with timesteps, which attention search does not give."""
+        """The best hypothesis with its frames, which attention search does not give."""
         best = hypotheses[0]
         if best.token_ids and not best.timesteps:
             log_probs = encoded.log_probs[row, : encoded.lengths[row]]
             aligned = ctc_align(log_probs, best, self.vocabulary.blank_id)
-            best = replace(best, timesteps=aligned.timesteps)
+            best = replace(
+                best,
+                timesteps=aligned.timesteps,
+                token_starts=aligned.token_starts,
+                token_ends=aligned.token_ends,
+            )
         return [best, *hypotheses[1:]]
 
     def _transcript(self, waveform: FloatArray, segments: list[Segment]) -> Transcript:

@@ -19,15 +19,15 @@ PAUSE_SECONDS = 1.0
 class Word:
     """A word, and where it is in the recording.
 
-    CTC spikes say where a word's tokens peak, not where its sound begins and ends: expect the times
-    to be right to a tenth of a second or two.
+    CTC says a token in few frames, not from where its sound begins to where it ends: expect the
+    times to be right to a tenth of a second or two.
     """
 
     text: str
     start: float
-    """Seconds: the frame of its first token."""
+    """Seconds: where its first token begins."""
     end: float
-    """Seconds: the end of the frame of its last token."""
+    """Seconds: where its last token ends."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,24 @@ def words_of(
     """Words of a hypothesis with their times.
 
     Args:
-        hypothesis: with timesteps; without them (its tokens could not be aligned) all its words
-            get `start` as both their times.
+        hypothesis: with token_starts and token_ends; without them (its tokens could not be aligned)
+            all its words get `start` as both their times.
         vocabulary: of the model.
         frame_shift_s: seconds between encoder frames.
         start: seconds, where frame 0 is.
     """
     words: list[Word] = []
     pieces: list[str] = []
-    frames: list[int] = []
+    times = hypothesis.token_times(frame_shift_s)
+    spoken: list[tuple[float, float]] = []
 
     def finish() -> None:
         if pieces:
-            first = start + frames[0] * frame_shift_s if frames else start
-            last = start + (frames[-1] + 1) * frame_shift_s if frames else start
+            first = start + spoken[0][0] if spoken else start
+            last = start + spoken[-1][1] if spoken else start
             words.append(Word("".join(pieces), round(first, 3), round(last, 3)))
         pieces.clear()
-        frames.clear()
+        spoken.clear()
 
     for index, token_id in enumerate(hypothesis.token_ids):
         piece = vocabulary.tokens[token_id]
@@ -112,7 +113,7 @@ def words_of(
         sound = piece.replace(SPACE, "")
         if sound:
             pieces.append(sound)
-            frames.extend(hypothesis.timesteps[index : index + 1])
+            spoken.extend(times[index : index + 1])
     finish()
     return words
 

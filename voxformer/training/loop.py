@@ -355,7 +355,9 @@ class _Run:
         values.setdefault("loss", math.nan)
         if position.step % training.log_interval == 0 or position.step == 1:
             self.monitor.row("train", position.step, values)
-        self.monitor.progress(position.step, values["epoch"], values)
+        limit = training.max_minutes
+        most_seconds = None if limit is None else max(0.0, 60.0 * limit - position.seconds)
+        self.monitor.progress(position.step, values["epoch"], values, most_seconds)
 
     def _weight(self) -> dict[str, float]:
         """CTC's effective weight at the present step, for every metrics row."""

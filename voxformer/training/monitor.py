@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 logger = logging.getLogger("voxformer.training")
 
@@ -48,8 +48,7 @@ class Monitor:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} {task.fields[detail]} eta"),
-            TimeRemainingColumn(),
+            TextColumn("{task.completed}/{task.total} {task.fields[detail]}"),
             console=self.console,
             disable=not self.interactive,
         )
@@ -90,22 +89,25 @@ class Monitor:
                 logger.warning("metrics not written: %s; training goes on", error.strerror)
             self._warned = True
 
-    def progress(self, step: int, epoch: float, values: dict[str, float]) -> None:
-        """Show where the run is: loss, learning rate, speed, time left."""
+    def progress(
+        self, step: int, epoch: float, values: dict[str, float], most_seconds: float | None
+    ) -> None:
+        """Show where the run is: loss, learning rate, speed, time left (`most_seconds` at most)."""
         if self._first_step is None:
             self._first_step = step - 1
+        now = time.monotonic()
+        left = (now - self._started) / (step - self._first_step) * (self.total_steps - step)
+        if most_seconds is not None:
+            left = min(left, most_seconds)
         detail = (
             f"epoch {epoch:.2f} loss {values['loss']:.3f} lr {values['learning_rate']:.2e} "
-            f"{values['audio_per_second']:.0f}x real time"
+            f"{values['audio_per_second']:.0f}x real time eta {_clock(left)}"
         )
         self._progress.update(self._task, completed=step, detail=detail)
-        now = time.monotonic()
         if not self.interactive and now - self._last_plain >= PLAIN_INTERVAL_S:
             self._last_plain = now
-            done = step - self._first_step
-            left = (now - self._started) / done * (self.total_steps - step)
             print(
-                f"{self.title}: step {step}/{self.total_steps} {detail} eta {_clock(left)}",
+                f"{self.title}: step {step}/{self.total_steps} {detail}",
                 file=sys.stderr,
                 flush=True,
             )
