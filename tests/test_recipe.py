@@ -1,0 +1,27 @@
+"""What a recipe takes from a corpus folder."""
+
+import pytest
+
+from voxformer.data.manifest import DataError
+from voxformer.recipe import corpus_in
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / f"{name}.jsonl").touch()
+
+
+def test_extra_speech_goes_to_the_stages_of_the_encoder(tmp_path):
+    touch(tmp_path, "train", "dev", "test-a", "test-b", "extra-b", "extra-a")
+    corpus = corpus_in(tmp_path)
+    assert list(corpus.tests) == ["test-a", "test-b"]
+    everything = [tmp_path / f"{name}.jsonl" for name in ("train", "extra-a", "extra-b")]
+    assert [corpus.training_manifests(f"stage{n}") for n in (1, 2)] == [everything] * 2
+    assert [corpus.training_manifests(f"stage{n}") for n in (3, 4)] == [everything[:1]] * 2
+
+
+@pytest.mark.parametrize("missing", ["train", "dev", "test"])
+def test_a_corpus_that_lacks_a_manifest_is_refused(tmp_path, missing):
+    touch(tmp_path, *{"train", "dev", "test", "extra"} - {missing})
+    with pytest.raises(DataError, match=missing):
+        corpus_in(tmp_path)
