@@ -69,9 +69,12 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="an undertrained checkpoint of stage 3 or 4")
     parser.add_argument("--manifest", required=True)
+    parser.add_argument("--beam-size", type=int, help="of the attention search; default: its own")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model = open_model(args.model)
+    if args.beam_size is not None:
+        model = replace(model, options=replace(model.options, attention_beam_size=args.beam_size))
     utterances = read_manifest(args.manifest)
     rows = [row_of(model, utterances, r) for r in (None, model.options.max_tokens_per_second)]
     for row in (COLUMNS, *rows):
