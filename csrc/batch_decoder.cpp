@@ -1,7 +1,6 @@
 #include "batch_decoder.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <memory>
 #include <sstream>
@@ -97,8 +96,7 @@ Hypothesis AlignTokens(LogProbs log_probs, std::vector<std::int32_t> token_ids,
              " and not blank_id ", blank_id);
     }
   }
-  std::vector<float> row_maxima;
-  CheckRows(log_probs, 0, &row_maxima);
+  const std::vector<float> row_maxima = CheckRows(log_probs, 0);
   Hypothesis hypothesis;
   hypothesis.token_ids = std::move(token_ids);
   CtcAligner aligner;

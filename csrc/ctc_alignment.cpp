@@ -17,14 +17,12 @@ void CtcAligner::Start(LogProbs log_probs, std::int64_t blank_id, Span<const flo
   }
 }
 
-// The best path has a score of at least, and as a rule of little less than, the sum over all paths
-// allows.
+// A path is worth no more than the sum over all of them, and the best one as a rule little less.
 bool CtcAligner::BestPath(const Hypothesis& hypothesis) {
   if (rest_[0] == kLogZero) return false;
-  double margin = 4.0;
-  for (const double limit = 1e6; margin < limit; margin *= 4.0) {
-    const double lowest = hypothesis.ctc_score.value_or(rest_[0]) - margin;
-    if (PathAbove(lowest, hypothesis.token_ids)) return true;
+  const double highest = hypothesis.ctc_score.value_or(rest_[0]);
+  for (double margin = 4.0; margin < 1e6; margin *= 4.0) {
+    if (PathAbove(highest - margin, hypothesis.token_ids)) return true;
   }
   return PathAbove(kLogZero, hypothesis.token_ids);
 }

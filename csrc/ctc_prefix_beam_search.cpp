@@ -163,6 +163,8 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   double least = std::numeric_limits<double>::infinity();
   double most = -least;
   for (std::size_t i = 0; i < beam_.size; ++i) {
+    // All that is left of a prefix may be what is too faint for a probability.
+    if (!Numbers::kLogarithms && next_.total[i] == 0.0 && next_.faint[i] != kLogZero) return false;
     least = std::min(least, next_.total[i]);
     most = std::max(most, next_.total[i]);
   }
@@ -181,30 +183,27 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   }
 
   SortPassed(row, scanned.count);
+  if constexpr (!Numbers::kLogarithms) {
+    if (!Weights(passed_log_probs_, passed_.size(), &passed_weights_)) return false;
+  }
+  row_maxima_.push_back(scanned.max);
   if (!passed_.empty() || !complete) {
-    if constexpr (!Numbers::kLogarithms) {
-      if (!Weights(passed_log_probs_, passed_.size(), &passed_weights_)) return false;
-    }
     candidates_.clear();
     for (std::size_t i = 0; i < beam_.size; ++i) {
       if (next_.total[i] > Numbers::kZero) {
         candidates_.push_back({next_.total[i], static_cast<std::int32_t>(i), PrefixTree::kNoToken});
       }
     }
-    const std::size_t staying = candidates_.size();
     Collect<Numbers>(floor);
-    row_maxima_.push_back(scanned.max);
     if (candidates_.size() > beam_size_) KeepBest();
-    bool changed = candidates_.size() != beam_.size || staying != beam_.size;
-    for (std::size_t i = 0; !changed && i < candidates_.size(); ++i) {
-      changed = candidates_[i].token != PrefixTree::kNoToken;
-    }
-    if (changed) {
-      Adopt<Numbers>(Numbers::kZero);
+    const bool all_stay =
+        candidates_.size() == beam_.size &&
+        std::all_of(candidates_.begin(), candidates_.end(),
+                    [](const Candidate& c) { return c.token == PrefixTree::kNoToken; });
+    if (!all_stay) {
+      Adopt<Numbers>();
       return true;
     }
-  } else {
-    row_maxima_.push_back(scanned.max);
   }
 
   // The same prefixes in the same places.
@@ -351,7 +350,6 @@ void CtcPrefixBeamSearch::SortPassed(Span<const float> row, std::size_t count) {
 // Adds the extensions of mass `floor` or more to the candidates.
 template <class Numbers>
 void CtcPrefixBeamSearch::Collect(double floor) {
-  if (passed_.empty()) return;
   const std::vector<double>& weights = Numbers::kLogarithms ? passed_log_probs_ : passed_weights_;
   const double gain = Numbers::kLogarithms ? options_.length_bonus : gain_;
   for (std::size_t i = 0; i < beam_.size; ++i) {
@@ -396,7 +394,7 @@ bool CtcPrefixBeamSearch::Better(const Candidate& a, const Candidate& b) const n
 
 // Makes the candidates the beam.
 template <class Numbers>
-void CtcPrefixBeamSearch::Adopt(double zero) {
+void CtcPrefixBeamSearch::Adopt() {
   // `next_` has the masses of those that stay in their old places, so they are moved within it from
   // the front: a candidate's old place is never before its new one if they are in order.
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
@@ -423,7 +421,7 @@ void CtcPrefixBeamSearch::Adopt(double zero) {
       next_.last[i] = beam_.last[place];
     } else {
       next_.total[i] = next_.non_blank[i] = candidate.mass;
-      next_.blank[i] = zero;
+      next_.blank[i] = Numbers::kZero;
       next_.faint[i] = kLogZero;
       next_.node[i] = tree_.Child(beam_.node[place], candidate.token);
       next_.last[i] = candidate.token;

@@ -88,7 +88,7 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   void Collect(double floor);
   template <class Numbers>
-  void Adopt(double zero);
+  void Adopt();
   void SortPassed(Span<const float> row, std::size_t count);
   void Offer(const Candidate& candidate, double* floor);
   void KeepBest();

@@ -12,7 +12,7 @@ CtcStream::CtcStream(const CtcBeamOptions& options) : options_(options), search_
 void CtcStream::Feed(LogProbs log_probs) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (log_probs.rows() == 0) return;
-  const std::size_t frames = row_maxima_.size();
+  const std::size_t frames = search_.row_maxima().size();
   if (frames > 0 && log_probs.columns() != vocab_) {
     throw std::invalid_argument("log_probs has " + std::to_string(log_probs.columns()) +
                                 " tokens; the frames before had " + std::to_string(vocab_));
@@ -22,19 +22,18 @@ void CtcStream::Feed(LogProbs log_probs) {
                                 ", but log_probs has " + std::to_string(log_probs.columns()) +
                                 " tokens");
   }
-  std::vector<float> row_maxima;
-  CheckRows(log_probs, frames, &row_maxima);
+  CheckRows(log_probs, frames);
   vocab_ = log_probs.columns();
   frames_.insert(frames_.end(), log_probs.row(0).begin(),
                  log_probs.row(0).begin() + log_probs.rows() * vocab_);
-  row_maxima_.insert(row_maxima_.end(), row_maxima.begin(), row_maxima.end());
   search_.Feed(log_probs);
 }
 
 std::vector<Hypothesis> CtcStream::Partial() {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Hypothesis> hypotheses = search_.Results();
-  aligner_.Start({frames_.data(), row_maxima_.size(), vocab_}, options_.blank_id, row_maxima_);
+  const std::vector<float>& row_maxima = search_.row_maxima();
+  aligner_.Start({frames_.data(), row_maxima.size(), vocab_}, options_.blank_id, row_maxima);
   for (Hypothesis& hypothesis : hypotheses) aligner_.Align(&hypothesis);
   return hypotheses;
 }

@@ -33,7 +33,6 @@ class CtcStream {
   CtcPrefixBeamSearch search_;
   CtcAligner aligner_;
   std::vector<float> frames_;
-  std::vector<float> row_maxima_;
   std::size_t vocab_ = 0;
 };
 

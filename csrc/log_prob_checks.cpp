@@ -16,8 +16,9 @@ void RefuseRow(Span<const float> row, const std::string& where) {
       std::to_string(token) + "; natural logarithms of probabilities are expected");
 }
 
-void CheckRows(LogProbs log_probs, std::size_t first_frame, std::vector<float>* row_maxima) {
+std::vector<float> CheckRows(LogProbs log_probs, std::size_t first_frame) {
   const ScanRow scan = FastestScan();
+  std::vector<float> row_maxima(log_probs.rows());
   std::vector<std::int32_t> none(kScanPadding);
   for (std::size_t t = 0; t < log_probs.rows(); ++t) {
     const Span<const float> row = log_probs.row(t);
@@ -25,8 +26,9 @@ void CheckRows(LogProbs log_probs, std::size_t first_frame, std::vector<float>* 
     const RowScan scanned =
         scan(row.data(), row.size(), std::numeric_limits<float>::infinity(), none.data());
     if (scanned.bad) RefuseRow(row, "frame " + std::to_string(first_frame + t));
-    row_maxima->push_back(scanned.max);
+    row_maxima[t] = scanned.max;
   }
+  return row_maxima;
 }
 
 }  // namespace voxformer

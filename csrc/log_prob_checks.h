@@ -13,8 +13,8 @@ namespace voxformer {
 // says which row it is: "utterance 3, frame 17".
 [[noreturn]] void RefuseRow(Span<const float> row, const std::string& where);
 
-// Calls RefuseRow() unless every row is sound, counting frames from `first_frame`. Appends each
-// row's maximum to `row_maxima`.
-void CheckRows(LogProbs log_probs, std::size_t first_frame, std::vector<float>* row_maxima);
+// The maximum of each row. Calls RefuseRow() unless all are sound, counting frames from
+// `first_frame`.
+std::vector<float> CheckRows(LogProbs log_probs, std::size_t first_frame);
 
 }  // namespace voxformer

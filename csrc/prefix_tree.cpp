@@ -35,10 +35,6 @@ std::size_t PrefixTree::Bucket(Node parent, std::int32_t token) const noexcept {
   return bucket;
 }
 
-PrefixTree::Node PrefixTree::FindChild(Node parent, std::int32_t token) const noexcept {
-  return buckets_[Bucket(parent, token)];
-}
-
 PrefixTree::Node PrefixTree::Child(Node parent, std::int32_t token) {
   std::size_t bucket = Bucket(parent, token);
   if (buckets_[bucket] != kFree) return buckets_[bucket];

@@ -21,8 +21,6 @@ class PrefixTree {
 
   // The node of `parent`'s sequence followed by `token`, made if it is not there.
   Node Child(Node parent, std::int32_t token);
-  // The same, or -1 if it is not there.
-  Node FindChild(Node parent, std::int32_t token) const noexcept;
 
   Node parent(Node node) const noexcept { return nodes_[static_cast<std::size_t>(node)].parent; }
   std::int32_t token(Node node) const noexcept {

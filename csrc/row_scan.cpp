@@ -3,11 +3,6 @@
 #include <limits>
 
 namespace voxformer {
-#if defined(__x86_64__)
-RowScan ScanRowAvx2(const float* row, std::size_t size, float threshold, std::int32_t* tokens);
-RowScan ScanRowAvx512(const float* row, std::size_t size, float threshold, std::int32_t* tokens);
-#endif
-
 namespace {
 
 // Blocks that a compiler turns into whichever vectors the target has; tokens are looked for only in
@@ -53,6 +48,11 @@ const ScanKernel* ScanKernels(std::size_t* count) noexcept {
   static const Available available;
   *count = available.count;
   return available.kernels;
+}
+
+ScanRow FastestScan() noexcept {
+  std::size_t count = 0;
+  return ScanKernels(&count)[0].scan;
 }
 
 }  // namespace voxformer

@@ -28,9 +28,14 @@ struct ScanKernel {
 // Those that this CPU runs, the fastest first. All give the same results; the last is portable.
 const ScanKernel* ScanKernels(std::size_t* count) noexcept;
 
-inline ScanRow FastestScan() noexcept {
-  std::size_t count = 0;
-  return ScanKernels(&count)[0].scan;
-}
+ScanRow FastestScan() noexcept;
+
+#if defined(__x86_64__)
+// Each is compiled for its instruction set in a file of its own. Such a file may use no inline
+// function that others use, too: the linker could keep its copy for all, and older CPUs would die
+// of it. That is why the two look alike and share nothing.
+RowScan ScanRowAvx2(const float* row, std::size_t size, float threshold, std::int32_t* tokens);
+RowScan ScanRowAvx512(const float* row, std::size_t size, float threshold, std::int32_t* tokens);
+#endif
 
 }  // namespace voxformer

@@ -1,11 +1,9 @@
-// Compiled for AVX2; see row_scan_avx512.cpp for what that forbids.
+// Compiled for AVX2; row_scan.h says what that forbids.
 #include <immintrin.h>
 
 #include "row_scan.h"
 
 namespace voxformer {
-
-RowScan ScanRowAvx2(const float* row, std::size_t size, float threshold, std::int32_t* tokens);
 
 RowScan ScanRowAvx2(const float* row, std::size_t size, float threshold, std::int32_t* tokens) {
   const __m256 largest = _mm256_set1_ps(__FLT_MAX__);

@@ -1,12 +1,9 @@
-// Compiled for AVX-512F, so it may share no inline function with other files: the linker could keep
-// this file's copy for all, and older CPUs would die of it.
+// Compiled for AVX-512F; row_scan.h says what that forbids.
 #include <immintrin.h>
 
 #include "row_scan.h"
 
 namespace voxformer {
-
-RowScan ScanRowAvx512(const float* row, std::size_t size, float threshold, std::int32_t* tokens);
 
 RowScan ScanRowAvx512(const float* row, std::size_t size, float threshold, std::int32_t* tokens) {
   const __m512 largest = _mm512_set1_ps(__FLT_MAX__);

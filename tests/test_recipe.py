@@ -20,8 +20,15 @@ def test_extra_speech_goes_to_the_stages_of_the_encoder(tmp_path):
     assert [corpus.training_manifests(f"stage{n}") for n in (3, 4)] == [everything[:1]] * 2
 
 
-@pytest.mark.parametrize("missing", ["train", "dev", "test"])
-def test_a_corpus_that_lacks_a_manifest_is_refused(tmp_path, missing):
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("train", r"train\.jsonl: no such manifest"),
+        ("dev", r"dev\.jsonl: no such manifest"),
+        ("test", r": no test\*\.jsonl"),
+    ],
+)
+def test_a_corpus_that_lacks_a_manifest_is_refused(tmp_path, missing, message):
     touch(tmp_path, *{"train", "dev", "test", "extra"} - {missing})
-    with pytest.raises(DataError, match=missing):
+    with pytest.raises(DataError, match=message):
         corpus_in(tmp_path)

@@ -37,17 +37,17 @@ void SequencesHaveOneNodeEach() {
   for (int i = 0; i < 3000; ++i) {
     const std::size_t parent = generator() % nodes.size();
     const std::int32_t token = static_cast<std::int32_t>(generator() % 5);
-    const PrefixTree::Node before = tree.FindChild(nodes[parent], token);
+    Ids sequence = sequences[parent];
+    sequence.push_back(token);
+    const auto before = std::find(sequences.begin(), sequences.end(), sequence);
     const PrefixTree::Node child = tree.Child(nodes[parent], token);
     CHECK(tree.Child(nodes[parent], token) == child);
-    CHECK(tree.FindChild(nodes[parent], token) == child);
-    if (before >= 0) {
-      CHECK(before == child);
+    if (before != sequences.end()) {
+      CHECK(nodes[static_cast<std::size_t>(before - sequences.begin())] == child);
       continue;
     }
     nodes.push_back(child);
-    sequences.push_back(sequences[parent]);
-    sequences.back().push_back(token);
+    sequences.push_back(sequence);
   }
   CHECK(tree.size() == nodes.size());
   Ids ids;

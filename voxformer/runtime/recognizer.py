@@ -159,11 +159,9 @@ class Recognizer:
         if best.token_ids and not best.timesteps:
             log_probs = encoded.log_probs[row, : encoded.lengths[row]]
             aligned = ctc_align(log_probs, best, self.vocabulary.blank_id)
+            # Its confidences stay: they are the attention decoder's.
             best = replace(
-                best,
-                timesteps=aligned.timesteps,
-                token_starts=aligned.token_starts,
-                token_ends=aligned.token_ends,
+                aligned, token_confidences=best.token_confidences, confidence=best.confidence
             )
         return [best, *hypotheses[1:]]
 
