@@ -11,13 +11,13 @@ def touch(folder, *names):
         (folder / f"{name}.jsonl").touch()
 
 
-def test_extra_speech_goes_to_the_stages_of_the_encoder(tmp_path):
+def test_extra_speech_goes_to_all_stages_but_the_joint_one(tmp_path):
     touch(tmp_path, "train", "dev", "test-a", "test-b", "extra-b", "extra-a")
     corpus = corpus_in(tmp_path)
     assert list(corpus.tests) == ["test-a", "test-b"]
     everything = [tmp_path / f"{name}.jsonl" for name in ("train", "extra-a", "extra-b")]
-    assert [corpus.training_manifests(f"stage{n}") for n in (1, 2)] == [everything] * 2
-    assert [corpus.training_manifests(f"stage{n}") for n in (3, 4)] == [everything[:1]] * 2
+    assert [corpus.training_manifests(f"stage{n}") for n in (1, 2, 3)] == [everything] * 3
+    assert corpus.training_manifests("stage4") == everything[:1]
 
 
 @pytest.mark.parametrize(

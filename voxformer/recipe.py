@@ -18,7 +18,7 @@ from voxformer.data.manifest import DataError, read_manifest
 from voxformer.text.atomic import write_atomically
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
-ENCODER_STAGES = STAGES[:2]
+EXTRA_STAGES = STAGES[:3]
 WARM_UP_BATCHES = 3
 Say = Callable[[str], None]
 
@@ -31,7 +31,7 @@ class Corpus:
         train: to learn from.
         dev: to choose the best checkpoint on.
         tests: to report, by name; nothing is chosen on them.
-        extra: speech of other kinds that the encoder's stages 1 and 2 learn from as well.
+        extra: speech of other kinds that stages 1 to 3 learn from as well.
     """
 
     train: Path
@@ -40,8 +40,8 @@ class Corpus:
     extra: Sequence[Path] = ()
 
     def training_manifests(self, stage: str) -> list[Path]:
-        """What a stage learns from: the decoder's stages 3 and 4 keep to `train`."""
-        return [self.train, *(self.extra if stage in ENCODER_STAGES else ())]
+        """What a stage learns from: the joint stage 4 keeps to `train`."""
+        return [self.train, *(self.extra if stage in EXTRA_STAGES else ())]
 
 
 class StageFailed(Exception):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from voxformer.model.conformer import FeedForward
-from voxformer.model.masks import MASKED, attention_bias, length_mask
-from voxformer.model.rotary import apply_rotary, rotary_tables
+from voxformer.model.masks import MASKED, attention_bias, length_mask, zero_padding
+from voxformer.model.rotary import apply_rotary, rotary_tables, sinusoidal_positions
 
 
 class CausalSelfAttention(nn.Module):
@@ -106,7 +106,9 @@ class DecoderLayer(nn.Module):
 class AttentionDecoder(nn.Module):
     """Next-token logits from previous tokens and encoder output.
 
-    Outputs cover `<blank>` (0, never a target), the pieces, and `<sos/eos>` (the last).
+    Outputs cover `<blank>` (0, never a target), the pieces, and `<sos/eos>` (the last). It attends
+    to the encoder output with sinusoidal positions added (`memory`): the encoder's own positions
+    are relative, so that of two equal sounds nothing else says which came first.
     """
 
     def __init__(
@@ -131,22 +133,33 @@ class AttentionDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model)
         self.output_bias = nn.Parameter(torch.zeros(num_outputs))
+        self.position_scale = nn.Parameter(torch.ones(d_model))
 
-    def forward(self, encoder_out: Tensor, encoder_lengths: Tensor, tokens: Tensor) -> Tensor:
+    def memory(self, encoder_out: Tensor, encoder_lengths: Tensor) -> Tensor:
+        """Encoder output [batch, frames, d_model] with scaled positions added (Vaswani et al. 2017).
+
+        Once per utterance: `forward` and `step` take what this returns. 0 in the padding.
+        """
+        _, frames, width = encoder_out.shape
+        positions = sinusoidal_positions(frames, width, encoder_out.device)
+        placed = encoder_out + (self.position_scale * positions).to(encoder_out.dtype)
+        return zero_padding(placed, length_mask(encoder_lengths, frames))
+
+    def forward(self, memory: Tensor, encoder_lengths: Tensor, tokens: Tensor) -> Tensor:
         """Logits for every position of given prefixes.
 
         Args:
-            encoder_out: float [batch, frames, d_model].
+            memory: float [batch, frames, d_model].
             encoder_lengths: int64 [batch].
             tokens: int64 [batch·n, length], each row starting with `<sos/eos>`; the n rows of an
-                utterance follow each other and share its encoder output. Padding may be any id:
+                utterance follow each other and share its memory. Padding may be any id:
                 it comes after an utterance's own tokens, which never look ahead.
 
         Returns:
             Logits float [batch·n, length, num_outputs].
         """
         rows, length = tokens.shape
-        batch, frames, width = encoder_out.shape
+        batch, frames, width = memory.shape
         x = self.dropout(self.embedding(tokens) * self.scale)
         steps = torch.arange(length, device=tokens.device)
         ahead = (steps.unsqueeze(0) > steps.unsqueeze(1)).to(torch.float32) * MASKED
@@ -156,18 +169,18 @@ class AttentionDecoder(nn.Module):
         for layer in self._layers():
             x = x + layer.self_attention(x, causal, cosine, sine)
             grouped = x.reshape(batch, -1, width)  # (B, n·length, D): keys are shared by the n rows
-            attended = layer.cross_attention(grouped, encoder_out, bias)
+            attended = layer.cross_attention(grouped, memory, bias)
             x = x + attended.reshape(rows, length, width)
             x = x + layer.feed_forward(x)
         return self._logits(x)
 
     def step(
-        self, encoder_out: Tensor, encoder_lengths: Tensor, tokens: Tensor, cache: Tensor
+        self, memory: Tensor, encoder_lengths: Tensor, tokens: Tensor, cache: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits after one more token.
 
         Args:
-            encoder_out: float [rows, frames, d_model].
+            memory: float [rows, frames, d_model].
             encoder_lengths: int64 [rows].
             tokens: int64 [rows], the last token of each row.
             cache: float [layers, 2, rows, heads, past, head_dim]; past is 0 at the start.
@@ -176,7 +189,7 @@ class AttentionDecoder(nn.Module):
             Logits [rows, num_outputs], and the cache with one more position.
         """
         x = (self.embedding(tokens) * self.scale).unsqueeze(1)
-        mask = length_mask(encoder_lengths, encoder_out.size(1))
+        mask = length_mask(encoder_lengths, memory.size(1))
         bias = attention_bias(mask, x.dtype).squeeze(1)  # (R, 1, T)
         position = cache.size(4)
         cosine, sine = rotary_tables(1, self.head_dim, x.device, x.dtype, start=position)
@@ -186,7 +199,7 @@ class AttentionDecoder(nn.Module):
                 x, cache[index, 0], cache[index, 1], cosine, sine
             )
             x = x + attended
-            x = x + layer.cross_attention.step(x, encoder_out, bias)
+            x = x + layer.cross_attention.step(x, memory, bias)
             x = x + layer.feed_forward(x)
             grown.append(torch.stack([key, value]))
         return self._logits(x).squeeze(1), torch.stack(grown)

@@ -51,15 +51,17 @@ class VoxFormer(nn.Module):
         """Waveforms float32 [batch, samples] and lengths int64 [batch] to encoder output.
 
         Returns:
-            Encoder output [batch, frames, d_model], its lengths int64 [batch], and CTC log-probs
-            float32 [batch, frames, vocab_size + 1].
+            Encoder output as the decoder reads it (`AttentionDecoder.memory`) [batch, frames,
+            d_model], its lengths int64 [batch], and CTC log-probs float32 [batch, frames,
+            vocab_size + 1].
         """
         features, lengths = self.front_end(waveforms, sample_lengths)
         encoder_out, lengths = self.encoder(features, lengths)
-        return encoder_out, lengths, self.ctc_log_probs(encoder_out)
+        memory = self.decoder.memory(encoder_out, lengths)
+        return memory, lengths, self.ctc_log_probs(encoder_out)
 
     def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
-        """CTC log-probs float32 [batch, frames, vocab_size + 1]."""
+        """CTC log-probs float32 [batch, frames, vocab_size + 1] of what the encoder returns."""
         return self.ctc_head(encoder_out).float().log_softmax(-1)
 
     def score(
@@ -68,7 +70,7 @@ class VoxFormer(nn.Module):
         """Attention log-probs of given hypotheses, for rescoring.
 
         Args:
-            encoder_out: float [batch, frames, d_model].
+            encoder_out: float [batch, frames, d_model], of `encode`.
             encoder_lengths: int64 [batch].
             tokens: int64 [batch, n, length], without `<sos/eos>`, padded with any valid id.
             token_lengths: int64 [batch, n].

@@ -248,7 +248,8 @@ def decoder_loss_sum(
     targets = torch.cat([tokens, boundary], dim=1)
     targets = torch.where(steps == ends, boundary, targets)
     targets = targets.masked_fill(steps > ends, IGNORED)
-    logits = model.decoder(encoder_out, lengths, inputs).float()
+    memory = model.decoder.memory(encoder_out, lengths)
+    logits = model.decoder(memory, lengths, inputs).float()
     # Flat, because CUDA's kernel over [batch, classes, time] is not deterministic.
     loss = F.cross_entropy(
         logits.flatten(0, 1),
