@@ -136,7 +136,7 @@ class AttentionDecoder(nn.Module):
         self.position_scale = nn.Parameter(torch.ones(d_model))
 
     def memory(self, encoder_out: Tensor, encoder_lengths: Tensor) -> Tensor:
-        """Encoder output [batch, frames, d_model] with scaled positions added (Vaswani et al. 2017).
+        """Encoder output [batch, frames, d_model] plus scaled positions (Vaswani et al. 2017).
 
         Once per utterance: `forward` and `step` take what this returns. 0 in the padding.
         """
