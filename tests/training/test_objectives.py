@@ -122,6 +122,37 @@ def test_padding_does_not_change_a_loss(make_config) -> None:  # type: ignore[no
     assert alone[1] == padded[1]
 
 
+def test_input_noise_changes_what_the_decoder_reads_and_not_what_it_predicts(
+    make_config, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    model = VoxFormer(make_config("hybrid").model).eval()
+    tokens = torch.randint(1, model.sos_eos_id, (4, 50))
+    lengths = torch.full((4,), 50)
+    seen: dict[str, torch.Tensor] = {}
+    forward = model.decoder.forward
+
+    def remember(memory, encoder_lengths, inputs):  # type: ignore[no-untyped-def]
+        seen["inputs"] = inputs
+        return forward(memory, encoder_lengths, inputs)
+
+    def remember_targets(logits, targets, **options):  # type: ignore[no-untyped-def]
+        seen["targets"] = targets
+        return cross_entropy(logits, targets, **options)
+
+    cross_entropy = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(model.decoder, "forward", remember)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", remember_targets)
+    encoder_out = torch.randn(4, 9, 32)
+    with torch.no_grad():
+        decoder_loss_sum(model, encoder_out, torch.full((4,), 9), tokens, lengths, 0.1, 0.3)
+    assert (seen["inputs"][:, 0] == model.sos_eos_id).all()
+    changed = (seen["inputs"][:, 1:] != tokens).float().mean()
+    assert 0.15 < float(changed) < 0.4
+    assert 1 <= int(seen["inputs"][:, 1:].min()) <= int(seen["inputs"][:, 1:].max())
+    assert int(seen["inputs"][:, 1:].max()) < model.sos_eos_id
+    torch.testing.assert_close(seen["targets"].reshape(4, -1)[:, :-1], tokens)
+
+
 def test_consistency_is_zero_for_equal_views_and_counts_valid_frames_only() -> None:
     torch.manual_seed(0)
     view = torch.randn(2, 6, 5).log_softmax(-1)

@@ -175,6 +175,9 @@ class TrainingConfig(Section):
     """Largest global gradient norm; larger gradients are scaled down to it."""
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
     """Share of the decoder's target spread evenly over the vocabulary."""
+    decoder_input_noise: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the tokens that the decoder reads in training that are replaced by random ones
+    (SwitchOut, Wang et al. 2018), so that it goes by the speech and gets over its own mistakes."""
     cr_ctc_weight: float = Field(0.0, ge=0.0, le=10.0)
     """Weight of the CR-CTC consistency loss (Yao et al. 2024); 0 trains on one view."""
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)

@@ -105,6 +105,7 @@ class SupervisedObjective:
         device: where it is.
         augment: what is done to features; None for nothing.
         label_smoothing: of the cross-entropy.
+        decoder_input_noise: share of the decoder's input tokens that are replaced.
         cr_ctc_weight: weight of the consistency between two views (CR-CTC); 0 for one view.
         freeze_encoder: stage 3; the encoder runs in evaluation mode and without gradients.
     """
@@ -117,11 +118,13 @@ class SupervisedObjective:
         label_smoothing: float,
         cr_ctc_weight: float = 0.0,
         freeze_encoder: bool = False,
+        decoder_input_noise: float = 0.0,
     ) -> None:
         self.model = model
         self.device = device
         self.augment = augment
         self.label_smoothing = label_smoothing
+        self.decoder_input_noise = decoder_input_noise
         self.cr_ctc_weight = cr_ctc_weight
         self.freeze_encoder = freeze_encoder
 
@@ -162,7 +165,13 @@ class SupervisedObjective:
                 terms["cr"] = float(consistency.detach())
         if ctc_weight < 1.0:
             ce, correct = decoder_loss_sum(
-                self.model, encoder_out, out_lengths, tokens, token_lengths, self.label_smoothing
+                self.model,
+                encoder_out,
+                out_lengths,
+                tokens,
+                token_lengths,
+                self.label_smoothing,
+                self.decoder_input_noise,
             )
             denominator = views * max(1.0, totals["tokens_and_ends"])
             ce = ce / denominator
@@ -239,10 +248,20 @@ def decoder_loss_sum(
     tokens: Tensor,
     token_lengths: Tensor,
     label_smoothing: float,
+    input_noise: float = 0.0,
 ) -> tuple[Tensor, float]:
-    """Teacher-forced cross-entropy over tokens and `</s>`, summed, and how many were right."""
+    """Teacher-forced cross-entropy over tokens and `</s>`, summed, and how many were right.
+
+    A share `input_noise` of the tokens that the decoder reads, but of none that it is to predict,
+    is replaced by pieces drawn evenly.
+    """
     boundary = torch.full_like(token_lengths, model.sos_eos_id).unsqueeze(1)
-    inputs = torch.cat([boundary, tokens], dim=1)
+    read = tokens
+    if input_noise > 0.0:
+        others = torch.randint_like(tokens, 1, model.sos_eos_id)
+        replaced = torch.rand(tokens.shape, device=tokens.device) < input_noise
+        read = torch.where(replaced, others, tokens)
+    inputs = torch.cat([boundary, read], dim=1)
     steps = torch.arange(inputs.size(1), device=tokens.device).unsqueeze(0)
     ends = token_lengths.unsqueeze(1)
     targets = torch.cat([tokens, boundary], dim=1)

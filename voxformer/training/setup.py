@@ -347,6 +347,7 @@ def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module,
         config.training.label_smoothing,
         cr_ctc_weight=config.training.cr_ctc_weight,
         freeze_encoder=frozen,
+        decoder_input_noise=config.training.decoder_input_noise,
     )
     return model, objective
 
