@@ -13,6 +13,7 @@
 
 #include "attention_beam_search.h"
 #include "batch_decoder.h"
+#include "bindings_language_model.h"
 #include "ctc_stream.h"
 #include "hypothesis.h"
 #include "options.h"
@@ -148,6 +149,7 @@ void BindOptions(py::module_& module) {
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled decoder behind voxformer.decoding.";
   BindOptions(module);
+  BindLanguageModel(module);
   module.def("decode", &Decode, py::arg("log_probs"), py::arg("lengths"), py::arg("options"),
              py::arg("num_threads"));
   module.def("align", &Align, py::arg("log_probs"), py::arg("token_ids"), py::arg("blank_id"));

@@ -3,12 +3,13 @@
 Five ways lead to a `Hypothesis`: `ctc_greedy`, `CtcBeamDecoder.decode` and, for log-probs that come
 in chunks, `CtcStream` read CTC log-probs,
 `attention_decode` drives an attention decoder token by token, and `CtcBeamDecoder.rescore` lets an
-attention decoder rank what the CTC search found.
+attention decoder rank what the CTC search found. `NgramLanguageModel` scores words.
 """
 
 from .attention import AttentionBeamSearch, attention_decode
 from .ctc import CtcBeamDecoder, CtcStream, ctc_align, ctc_greedy
 from .hypothesis import Hypothesis
+from .language_model import NgramLanguageModel, WordScore
 from .options import AttentionOptions, BeamOptions, RescoringOptions
 from .vocabulary import load_tokens, text_of
 
@@ -19,7 +20,9 @@ __all__ = [
     "CtcBeamDecoder",
     "CtcStream",
     "Hypothesis",
+    "NgramLanguageModel",
     "RescoringOptions",
+    "WordScore",
     "attention_decode",
     "ctc_align",
     "ctc_greedy",
