@@ -23,32 +23,33 @@ template <typename... Parts>
   throw std::invalid_argument(message.str());
 }
 
-void CheckBatch(const BatchView& log_probs, Span<const std::int64_t> lengths,
-                std::int64_t blank_id) {
-  if (log_probs.vocab > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-    Refuse("log_probs has ", log_probs.vocab, " tokens; ids must fit in 32 bits");
-  }
-  if (log_probs.batch > 0 &&
-      (blank_id < 0 || static_cast<std::size_t>(blank_id) >= log_probs.vocab)) {
-    Refuse("blank_id is ", blank_id, ", but log_probs has tokens 0 to ",
-           static_cast<std::int64_t>(log_probs.vocab) - 1);
-  }
-  if (lengths.empty()) return;
-  if (lengths.size() != log_probs.batch) {
-    Refuse("lengths has ", lengths.size(), " values for a batch of ", log_probs.batch,
+void CheckBatch(const std::vector<CtcLogProbs>& log_probs, Span<const std::int64_t> lengths,
+                const CtcBeamOptions& options) {
+  if (!lengths.empty() && lengths.size() != log_probs.size()) {
+    Refuse("lengths has ", lengths.size(), " values for a batch of ", log_probs.size(),
            " utterances");
   }
+  if (log_probs.empty()) return;
+  const std::size_t vocab = log_probs[0].columns();
+  if (vocab > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+    Refuse("log_probs has ", vocab, " tokens; ids must fit in 32 bits");
+  }
+  if (options.blank_id < 0 || static_cast<std::size_t>(options.blank_id) >= vocab) {
+    Refuse("blank_id is ", options.blank_id, ", but log_probs has tokens 0 to ",
+           static_cast<std::int64_t>(vocab) - 1);
+  }
   for (std::size_t i = 0; i < lengths.size(); ++i) {
-    if (lengths[i] < 0 || static_cast<std::size_t>(lengths[i]) > log_probs.time) {
+    const std::size_t time = log_probs[i].rows();
+    if (lengths[i] < 0 || static_cast<std::size_t>(lengths[i]) > time) {
       Refuse("utterance ", i, ": its length is ", lengths[i], ", but log_probs has frames 0 to ",
-             static_cast<std::int64_t>(log_probs.time) - 1, " (lengths must be from 0 to ",
-             log_probs.time, ")");
+             static_cast<std::int64_t>(time) - 1, " (lengths must be from 0 to ", time, ")");
     }
   }
 }
 
 struct Worker {
-  explicit Worker(const CtcBeamOptions& options) : search(options) {}
+  Worker(const CtcBeamOptions& options, const std::shared_ptr<const FusionModel>& fusion)
+      : search(options, fusion) {}
 
   CtcPrefixBeamSearch search;
   CtcAligner aligner;
@@ -56,25 +57,29 @@ struct Worker {
 
 }  // namespace
 
-std::vector<std::vector<Hypothesis>> DecodeBatch(const BatchView& log_probs,
+std::vector<std::vector<Hypothesis>> DecodeBatch(const std::vector<CtcLogProbs>& log_probs,
                                                  Span<const std::int64_t> lengths,
                                                  const CtcBeamOptions& options,
+                                                 const std::shared_ptr<const FusionModel>& fusion,
                                                  std::size_t num_threads) {
   options.Validate();
-  CheckBatch(log_probs, lengths, options.blank_id);
-  std::vector<std::vector<Hypothesis>> results(log_probs.batch);
+  CheckBatch(log_probs, lengths, options);
+  if (fusion && !log_probs.empty()) CheckVocabulary(*fusion, log_probs[0].columns());
+  std::vector<std::vector<Hypothesis>> results(log_probs.size());
   std::vector<std::unique_ptr<Worker>> workers(std::max(num_threads, std::size_t{1}));
-  ParallelFor(log_probs.batch, num_threads, [&](std::size_t w, std::size_t i) {
-    const std::size_t length =
-        lengths.empty() ? log_probs.time : static_cast<std::size_t>(lengths[i]);
-    const LogProbs utterance = log_probs.utterance(i, length);
-    if (!workers[w]) workers[w] = std::make_unique<Worker>(options);
+  ParallelFor(log_probs.size(), num_threads, [&](std::size_t w, std::size_t i) {
+    const CtcLogProbs utterance =
+        lengths.empty() ? log_probs[i] : log_probs[i].First(static_cast<std::size_t>(lengths[i]));
+    const std::string name = "utterance " + std::to_string(i) + ", ";
+    CheckIds(utterance, name);
+    if (options.check_sums) CheckSums(utterance, name, 0);
+    if (!workers[w]) workers[w] = std::make_unique<Worker>(options, fusion);
     CtcPrefixBeamSearch& search = workers[w]->search;
     CtcAligner& aligner = workers[w]->aligner;
     search.Start();
     if (const auto frame = search.Feed(utterance)) {
-      RefuseRow(utterance.row(*frame),
-                "utterance " + std::to_string(i) + ", frame " + std::to_string(*frame));
+      RowBuffer buffer;
+      RefuseRow(utterance.Row(*frame, &buffer), name + "frame " + std::to_string(*frame));
     }
     std::vector<Hypothesis> hypotheses = search.Results();
     aligner.Start(utterance, options.blank_id, search.row_maxima());
@@ -84,7 +89,7 @@ std::vector<std::vector<Hypothesis>> DecodeBatch(const BatchView& log_probs,
   return results;
 }
 
-Hypothesis AlignTokens(LogProbs log_probs, std::vector<std::int32_t> token_ids,
+Hypothesis AlignTokens(const CtcLogProbs& log_probs, std::vector<std::int32_t> token_ids,
                        std::int64_t blank_id) {
   const std::int64_t vocab = static_cast<std::int64_t>(log_probs.columns());
   if (blank_id < 0 || blank_id >= vocab) {

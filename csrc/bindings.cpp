@@ -5,16 +5,21 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "attention_beam_search.h"
 #include "batch_decoder.h"
 #include "bindings_language_model.h"
+#include "ctc_log_probs.h"
 #include "ctc_stream.h"
+#include "fusion.h"
 #include "hypothesis.h"
 #include "options.h"
 #include "rescoring.h"
@@ -25,6 +30,7 @@ namespace voxformer {
 namespace {
 
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using TokenArray = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
 using IdArray = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
 using TokenIds = std::vector<std::int32_t>;
 
@@ -41,6 +47,38 @@ MatrixView<const float> AsMatrix(const FloatArray& array, const char* name, cons
           static_cast<std::size_t>(array.shape(1))};
 }
 
+// `rows` rows of float32 or half precision from `offset` bytes on. Python makes sure of the type
+// and that the values of a row have no gaps between them.
+CtcLogProbs AsLogProbs(const py::array& array, std::size_t offset, py::ssize_t axis) {
+  const auto* const bytes = static_cast<const char*>(array.data()) + offset;
+  const std::size_t size = static_cast<std::size_t>(array.itemsize());
+  const std::size_t rows = static_cast<std::size_t>(array.shape(axis));
+  const std::size_t columns = static_cast<std::size_t>(array.shape(axis + 1));
+  const std::size_t stride = static_cast<std::size_t>(array.strides(axis)) / size;
+  if (array.dtype().kind() != 'f' || (size != sizeof(float) && size != sizeof(std::uint16_t))) {
+    throw std::invalid_argument("log_probs must be float32 or float16");
+  }
+  if (size == sizeof(float)) {
+    return {reinterpret_cast<const float*>(bytes), rows, columns, stride};
+  }
+  return {reinterpret_cast<const std::uint16_t*>(bytes), rows, columns, stride};
+}
+
+// The utterances of [batch, time, vocab].
+std::vector<CtcLogProbs> AsBatch(const py::array& array) {
+  CheckDimensions(array, 3, "log_probs", "[batch, time, vocab]");
+  std::vector<CtcLogProbs> batch;
+  for (py::ssize_t i = 0; i < array.shape(0); ++i) {
+    batch.push_back(AsLogProbs(array, static_cast<std::size_t>(i * array.strides(0)), 1));
+  }
+  return batch;
+}
+
+CtcLogProbs AsUtterance(const py::array& array) {
+  CheckDimensions(array, 2, "log_probs", "[time, vocab]");
+  return AsLogProbs(array, 0, 0);
+}
+
 IdArray ToArray(const std::vector<std::int64_t>& values) {
   return IdArray(static_cast<py::ssize_t>(values.size()), values.data());
 }
@@ -52,7 +90,7 @@ py::tuple ToTuple(const Hypothesis& hypothesis) {
                         py::tuple(py::cast(hypothesis.timesteps)),
                         py::tuple(py::cast(hypothesis.token_confidences)), hypothesis.confidence,
                         hypothesis.truncated, py::tuple(py::cast(hypothesis.token_starts)),
-                        py::tuple(py::cast(hypothesis.token_ends)));
+                        py::tuple(py::cast(hypothesis.token_ends)), hypothesis.bonus_score);
 }
 
 py::list ToList(const std::vector<Hypothesis>& hypotheses) {
@@ -61,42 +99,100 @@ py::list ToList(const std::vector<Hypothesis>& hypotheses) {
   return list;
 }
 
-py::list Decode(const FloatArray& log_probs, const IdArray& lengths, const CtcBeamOptions& options,
-                std::size_t num_threads) {
-  CheckDimensions(log_probs, 3, "log_probs", "[batch, time, vocab]");
+py::list DecodeUtterances(const std::vector<CtcLogProbs>& batch, const IdArray& lengths,
+                          const CtcBeamOptions& options, std::size_t num_threads,
+                          const std::shared_ptr<FusionModel>& fusion) {
   CheckDimensions(lengths, 1, "lengths", "[batch]");
-  const BatchView batch = {log_probs.data(), static_cast<std::size_t>(log_probs.shape(0)),
-                           static_cast<std::size_t>(log_probs.shape(1)),
-                           static_cast<std::size_t>(log_probs.shape(2))};
   const Span<const std::int64_t> length_view(lengths.data(),
                                              static_cast<std::size_t>(lengths.size()));
   std::vector<std::vector<Hypothesis>> results;
   {
     const py::gil_scoped_release release;
-    results = DecodeBatch(batch, length_view, options, num_threads);
+    results = DecodeBatch(batch, length_view, options, fusion, num_threads);
   }
   py::list list;
   for (const std::vector<Hypothesis>& hypotheses : results) list.append(ToList(hypotheses));
   return list;
 }
 
-py::tuple Align(const FloatArray& log_probs, TokenIds token_ids, std::int64_t blank_id) {
-  const LogProbs view = AsMatrix(log_probs, "log_probs", "[time, vocab]");
-  return ToTuple(AlignTokens(view, std::move(token_ids), blank_id));
+py::list Decode(const py::array& log_probs, const IdArray& lengths, const CtcBeamOptions& options,
+                std::size_t num_threads, const std::shared_ptr<FusionModel>& fusion) {
+  return DecodeUtterances(AsBatch(log_probs), lengths, options, num_threads, fusion);
+}
+
+// ids and log_probs [batch, time, k], blanks [batch, time].
+py::list DecodeTopK(const TokenArray& ids, const FloatArray& log_probs, const FloatArray& blanks,
+                    std::size_t vocab, const IdArray& lengths, const CtcBeamOptions& options,
+                    std::size_t num_threads, const std::shared_ptr<FusionModel>& fusion) {
+  CheckDimensions(ids, 3, "token_ids", "[batch, time, k]");
+  CheckDimensions(log_probs, 3, "log_probs", "[batch, time, k]");
+  CheckDimensions(blanks, 2, "blank_log_probs", "[batch, time]");
+  for (py::ssize_t axis = 0; axis < 3; ++axis) {
+    if (log_probs.shape(axis) != ids.shape(axis) ||
+        (axis < 2 && blanks.shape(axis) != ids.shape(axis))) {
+      throw std::invalid_argument(
+          "token_ids, log_probs and blank_log_probs differ in batch, time or k");
+    }
+  }
+  if (options.blank_id < 0 || static_cast<std::size_t>(options.blank_id) >= vocab) {
+    throw std::invalid_argument("blank_id is " + std::to_string(options.blank_id) +
+                                ", but the vocabulary has " + std::to_string(vocab) + " tokens");
+  }
+  const std::size_t time = static_cast<std::size_t>(ids.shape(1));
+  const std::size_t k = static_cast<std::size_t>(ids.shape(2));
+  std::vector<CtcLogProbs> batch;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(ids.shape(0)); ++i) {
+    batch.push_back(CtcLogProbs::TopK(ids.data() + i * time * k, log_probs.data() + i * time * k,
+                                      blanks.data() + i * time, time, k, vocab,
+                                      static_cast<std::int32_t>(options.blank_id)));
+  }
+  return DecodeUtterances(batch, lengths, options, num_threads, fusion);
+}
+
+py::tuple Align(const py::array& log_probs, TokenIds token_ids, std::int64_t blank_id) {
+  return ToTuple(AlignTokens(AsUtterance(log_probs), std::move(token_ids), blank_id));
+}
+
+// ln p of each hypothesis' tokens and of </s> out of the decoder's logits [n, positions, vocab].
+FloatArray GatherTokenLogProbs(const std::vector<TokenIds>& token_ids, const FloatArray& logits,
+                               std::int64_t end_id) {
+  CheckDimensions(logits, 3, "logits", "[hypotheses, max_len + 1, vocab]");
+  const std::size_t rows = static_cast<std::size_t>(logits.shape(0));
+  const std::size_t positions = static_cast<std::size_t>(logits.shape(1));
+  const std::size_t vocab = static_cast<std::size_t>(logits.shape(2));
+  if (rows != token_ids.size()) {
+    throw std::invalid_argument("logits has " + std::to_string(rows) + " rows for " +
+                                std::to_string(token_ids.size()) + " hypotheses");
+  }
+  FloatArray token_log_probs({logits.shape(0), logits.shape(1)});
+  float* const gathered = token_log_probs.mutable_data();
+  std::fill(gathered, gathered + rows * positions, 0.0F);
+  const float* const values = logits.data();
+  {
+    const py::gil_scoped_release release;
+    for (std::size_t i = 0; i < rows; ++i) {
+      TokenLogProbs({values + i * positions * vocab, positions, vocab}, token_ids[i], end_id, i,
+                    gathered + i * positions);
+    }
+  }
+  return token_log_probs;
 }
 
 py::tuple RescoreHypotheses(const std::vector<TokenIds>& token_ids,
                             const std::vector<double>& ctc_scores,
-                            const std::vector<double>& lm_scores, const FloatArray& token_log_probs,
-                            const RescoringOptions& options) {
-  if (ctc_scores.size() != token_ids.size() || lm_scores.size() != token_ids.size()) {
-    throw std::invalid_argument("every hypothesis needs a ctc_score and an lm_score");
+                            const std::vector<double>& lm_scores,
+                            const std::vector<double>& bonus_scores,
+                            const FloatArray& token_log_probs, const RescoringOptions& options) {
+  if (ctc_scores.size() != token_ids.size() || lm_scores.size() != token_ids.size() ||
+      bonus_scores.size() != token_ids.size()) {
+    throw std::invalid_argument("every hypothesis needs ctc_score, lm_score and bonus_score");
   }
   std::vector<Hypothesis> hypotheses(token_ids.size());
   for (std::size_t i = 0; i < hypotheses.size(); ++i) {
     hypotheses[i].token_ids = token_ids[i];
     hypotheses[i].ctc_score = ctc_scores[i];
     hypotheses[i].lm_score = lm_scores[i];
+    hypotheses[i].bonus_score = bonus_scores[i];
   }
   const std::vector<std::size_t> order =
       Rescore(AsMatrix(token_log_probs, "token_log_probs", "[hypotheses, max_len + 1]"), options,
@@ -113,14 +209,14 @@ py::tuple RescoreHypotheses(const std::vector<TokenIds>& token_ids,
 void BindOptions(py::module_& module) {
   py::class_<CtcBeamOptions>(module, "CtcBeamOptions")
       .def(py::init([](std::int64_t beam_size, std::int64_t n_best, std::int64_t blank_id,
-                       double length_bonus, double length_penalty) {
-             const CtcBeamOptions options{beam_size, n_best, blank_id, length_bonus,
-                                          length_penalty};
+                       double length_bonus, double length_penalty, bool check_sums) {
+             const CtcBeamOptions options{beam_size,    n_best,         blank_id,
+                                          length_bonus, length_penalty, check_sums};
              options.Validate();
              return options;
            }),
            py::kw_only(), py::arg("beam_size"), py::arg("n_best"), py::arg("blank_id"),
-           py::arg("length_bonus"), py::arg("length_penalty"));
+           py::arg("length_bonus"), py::arg("length_penalty"), py::arg("check_sums"));
   py::class_<AttentionOptions>(module, "AttentionOptions")
       .def(py::init([](std::int64_t beam_size, std::int64_t n_best, double length_penalty,
                        double repetition_penalty, std::int64_t no_repeat_ngram,
@@ -144,24 +240,55 @@ void BindOptions(py::module_& module) {
            py::arg("length_penalty"), py::arg("repetition_penalty"));
 }
 
+// Hotwords come as tuples (text, token_ids, boost); one of the first two is empty.
+void BindFusion(py::module_& module) {
+  using HotwordTuple = std::tuple<std::string, TokenIds, double>;
+  py::class_<FusionModel, std::shared_ptr<FusionModel>>(module, "FusionModel")
+      .def(py::init([](std::shared_ptr<NgramModel> language_model,
+                       const std::vector<std::string>& tokens,
+                       const std::vector<HotwordTuple>& hotwords, double lm_weight,
+                       double unknown_word_bonus, double word_bonus, bool lm_over_tokens) {
+             std::vector<Hotword> phrases;
+             for (const auto& [text, token_ids, boost] : hotwords) {
+               phrases.push_back({text, token_ids, boost});
+             }
+             const FusionOptions options{lm_weight, unknown_word_bonus, word_bonus, lm_over_tokens};
+             return std::make_shared<FusionModel>(std::move(language_model), tokens, phrases,
+                                                  options);
+           }),
+           py::kw_only(), py::arg("language_model"), py::arg("tokens"), py::arg("hotwords"),
+           py::arg("lm_weight"), py::arg("unknown_word_bonus"), py::arg("word_bonus"),
+           py::arg("lm_over_tokens"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled decoder behind voxformer.decoding.";
   BindOptions(module);
   BindLanguageModel(module);
+  BindFusion(module);
   module.def("decode", &Decode, py::arg("log_probs"), py::arg("lengths"), py::arg("options"),
-             py::arg("num_threads"));
+             py::arg("num_threads"), py::arg("fusion") = nullptr);
+  module.def("decode_top_k", &DecodeTopK, py::arg("token_ids"), py::arg("log_probs"),
+             py::arg("blank_log_probs"), py::arg("vocab_size"), py::arg("lengths"),
+             py::arg("options"), py::arg("num_threads"), py::arg("fusion") = nullptr);
+  module.def("token_log_probs", &GatherTokenLogProbs, py::arg("token_ids"), py::arg("logits"),
+             py::arg("end_id"));
   module.def("align", &Align, py::arg("log_probs"), py::arg("token_ids"), py::arg("blank_id"));
   module.def("rescore", &RescoreHypotheses, py::arg("token_ids"), py::arg("ctc_scores"),
-             py::arg("lm_scores"), py::arg("token_log_probs"), py::arg("options"));
+             py::arg("lm_scores"), py::arg("bonus_scores"), py::arg("token_log_probs"),
+             py::arg("options"));
 
   py::class_<CtcStream>(module, "CtcStream")
-      .def(py::init<const CtcBeamOptions&>(), py::arg("options"))
+      .def(py::init([](const CtcBeamOptions& options, std::shared_ptr<FusionModel> fusion) {
+             return std::make_unique<CtcStream>(options, std::move(fusion));
+           }),
+           py::arg("options"), py::arg("fusion") = nullptr)
       .def(
           "feed",
-          [](CtcStream& stream, const FloatArray& log_probs) {
-            const LogProbs view = AsMatrix(log_probs, "log_probs", "[time, vocab]");
+          [](CtcStream& stream, const py::array& log_probs) {
+            const CtcLogProbs view = AsUtterance(log_probs);
             const py::gil_scoped_release release;
             stream.Feed(view);
           },

@@ -7,7 +7,8 @@
 
 namespace voxformer {
 
-void CtcAligner::Start(LogProbs log_probs, std::int64_t blank_id, Span<const float> row_maxima) {
+void CtcAligner::Start(const CtcLogProbs& log_probs, std::int64_t blank_id,
+                       Span<const float> row_maxima) {
   log_probs_ = log_probs;
   blank_ = static_cast<std::size_t>(blank_id);
   rest_.resize(log_probs.rows() + 1);
@@ -46,14 +47,14 @@ bool CtcAligner::PathAbove(double lowest, const std::vector<std::int32_t>& token
     bands_[t] = {first, steps_.size()};
     steps_.resize(steps_.size() + end - first);
     std::uint8_t* const steps = steps_.data() + bands_[t].first_step;
-    const double blank = static_cast<double>(log_probs_(t, blank_));
+    const double blank = static_cast<double>(log_probs_.At(t, blank_));
     // From the last state down: a path comes from the same state or the two before it.
     for (std::size_t state = end; state-- > first;) {
       const std::size_t k = state / 2;
       const bool is_blank = state % 2 == 0;
       const double log_prob =
           is_blank ? blank
-                   : static_cast<double>(log_probs_(t, static_cast<std::size_t>(token_ids[k])));
+                   : static_cast<double>(log_probs_.At(t, static_cast<std::size_t>(token_ids[k])));
       if (t == 0) {
         score_[state] = log_prob;
         continue;
@@ -110,7 +111,7 @@ void CtcAligner::Align(Hypothesis* hypothesis) {
   double sum = 0.0;
   if (token_ids.empty()) {
     for (std::size_t t = 0; t < log_probs_.rows(); ++t) {
-      sum += static_cast<double>(log_probs_(t, blank_));
+      sum += static_cast<double>(log_probs_.At(t, blank_));
     }
     hypothesis->confidence = std::min(1.0, std::exp(sum / static_cast<double>(log_probs_.rows())));
     return;
@@ -125,14 +126,15 @@ void CtcAligner::Align(Hypothesis* hypothesis) {
     std::int64_t& peak = hypothesis->timesteps[k];
     if (peak < 0) hypothesis->token_starts[k] = static_cast<std::int64_t>(t);
     hypothesis->token_ends[k] = static_cast<std::int64_t>(t + 1);
-    if (peak < 0 || log_probs_(t, column) > log_probs_(static_cast<std::size_t>(peak), column)) {
+    if (peak < 0 ||
+        log_probs_.At(t, column) > log_probs_.At(static_cast<std::size_t>(peak), column)) {
       peak = static_cast<std::int64_t>(t);
     }
   }
   for (std::size_t k = 0; k < token_ids.size(); ++k) {
     const double log_prob = std::min(
-        0.0, static_cast<double>(log_probs_(static_cast<std::size_t>(hypothesis->timesteps[k]),
-                                            static_cast<std::size_t>(token_ids[k]))));
+        0.0, static_cast<double>(log_probs_.At(static_cast<std::size_t>(hypothesis->timesteps[k]),
+                                               static_cast<std::size_t>(token_ids[k]))));
     hypothesis->token_confidences.push_back(std::exp(log_prob));
     sum += log_prob;
   }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "ctc_log_probs.h"
 #include "hypothesis.h"
 #include "span.h"
 
@@ -19,7 +20,7 @@ namespace voxformer {
 class CtcAligner {
  public:
   // The log-probs [time, vocab] that Align() refers to, and the maximum of each row.
-  void Start(LogProbs log_probs, std::int64_t blank_id, Span<const float> row_maxima);
+  void Start(const CtcLogProbs& log_probs, std::int64_t blank_id, Span<const float> row_maxima);
 
   // Fills the frames, token_confidences and confidence of `hypothesis`, whose tokens must have an
   // alignment; otherwise they stay empty and confidence is 0. Where two alignments are equally
@@ -35,7 +36,7 @@ class CtcAligner {
     std::size_t first_step;  // in steps_
   };
 
-  LogProbs log_probs_;
+  CtcLogProbs log_probs_;
   std::size_t blank_ = 0;
   std::vector<double> rest_;         // [time + 1]: sum of the row maxima from a frame on
   std::vector<double> score_;        // [states]: of the best path to each; -inf outside the band

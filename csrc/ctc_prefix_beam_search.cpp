@@ -4,7 +4,9 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <utility>
 
+#include "beam_numbers.h"
 #include "fast_exp.h"
 #include "log_math.h"
 #include "penalties.h"
@@ -13,11 +15,9 @@ namespace voxformer {
 namespace {
 
 constexpr double kLn2 = 0.69314718055994530942;
-// Limits of what is computed with probabilities. A product of a mass and two log-probs within these
-// stays far from both ends of double precision: 1e-20 * 1e-120 * e^-100 * e^-100 * e^-50 > 1e-249.
-constexpr double kLargestLogProb = 100.0;
-constexpr double kLargestBonus = 50.0;
-constexpr double kWidest = 1e-120;  // least over largest total of the beam
+// Limits of what is computed with probabilities, see beam_numbers.h.
+constexpr double kMostOfAFaintToken = 1e-21;  // more than e^(kLargestBonus - kLargestLogProb)
+constexpr double kWidest = 1e-120;            // least over largest total of the beam
 constexpr double kFaint = 1e-290;
 constexpr double kLowestMass = 1e-20;
 constexpr double kHighestMass = 1e20;
@@ -26,60 +26,14 @@ constexpr int kFramesInLogarithms = 16;
 // Where no more tokens pass, a better bound costs more than it saves.
 constexpr std::size_t kFewTokens = 6;
 
-struct Probabilities {
-  static constexpr bool kLogarithms = false;
-  static constexpr double kZero = 0.0;
-  static double Times(double a, double b) noexcept { return a * b; }
-  static double Plus(double a, double b) noexcept { return a + b; }
-};
-
-struct Logarithms {
-  static constexpr bool kLogarithms = true;
-  static constexpr double kZero = kLogZero;
-  static double Times(double a, double b) noexcept { return a + b; }
-  static double Plus(double a, double b) noexcept { return LogAdd(a, b); }
-};
-
-// e^x for every x in +-kLargestLogProb or -inf; false where there is another.
-bool Weights(const std::vector<double>& log_probs, std::size_t size, std::vector<double>* weights) {
-  double low = 0.0;
-  double high = 0.0;
-  for (std::size_t i = 0; i < size; ++i) {
-    low = std::min(low, log_probs[i]);
-    high = std::max(high, log_probs[i]);
-  }
-  if (high > kLargestLogProb) return false;
-  if (low >= -kLargestLogProb) {
-    FastExp(log_probs.data(), size, weights->data());
-    return true;
-  }
-  for (std::size_t i = 0; i < size; ++i) {
-    if (log_probs[i] == kLogZero) {
-      (*weights)[i] = 0.0;
-    } else if (log_probs[i] >= -kLargestLogProb) {
-      (*weights)[i] = FastExp(log_probs[i]);
-    } else {
-      return false;
-    }
-  }
-  return true;
-}
-
-// The largest float that is not above `value`, and no less than any finite one.
-float FloatBelow(double value) noexcept {
-  constexpr float kLowest = std::numeric_limits<float>::lowest();
-  if (!(value > static_cast<double>(kLowest))) return kLowest;
-  const float nearest =
-      static_cast<float>(std::min(value, static_cast<double>(std::numeric_limits<float>::max())));
-  return std::nextafter(nearest, kLowest);
-}
-
 }  // namespace
 
 void CtcPrefixBeamSearch::Beam::Resize(std::size_t capacity) {
   total.resize(capacity);
   blank.resize(capacity);
   non_blank.resize(capacity);
+  gain.resize(capacity);
+  log_gain.resize(capacity);
   faint.resize(capacity);
   node.resize(capacity);
   last.resize(capacity);
@@ -96,16 +50,27 @@ void CtcPrefixBeamSearch::MakeRoom(std::size_t size) {
   next_.Resize(capacity);
 }
 
-CtcPrefixBeamSearch::CtcPrefixBeamSearch(const CtcBeamOptions& options)
-    : options_(options), scan_(FastestScan()), beam_size_(0), gain_(0.0) {
+CtcPrefixBeamSearch::CtcPrefixBeamSearch(const CtcBeamOptions& options,
+                                         std::shared_ptr<const FusionModel> fusion)
+    : options_(options),
+      scan_(FastestScan()),
+      beam_size_(0),
+      log_gain_(options.length_bonus),
+      gain_(std::exp(std::clamp(log_gain_, -kLargestBonus, kLargestBonus))),
+      largest_gain_(log_gain_) {
   options_.Validate();
   beam_size_ = static_cast<std::size_t>(options_.beam_size);
-  gain_ = std::exp(std::clamp(options_.length_bonus, -kLargestBonus, kLargestBonus));
+  if (fusion) {
+    scorer_.emplace(std::move(fusion));
+    largest_gain_ += scorer_->largest_gain();
+    lm_weight_ = scorer_->lm_weight();
+  }
   Start();
 }
 
 void CtcPrefixBeamSearch::Start() {
   tree_.Reset();
+  if (scorer_) scorer_->Start();
   place_.assign(1, 0);
   row_maxima_.clear();
   MakeRoom(1);
@@ -113,6 +78,8 @@ void CtcPrefixBeamSearch::Start() {
   beam_.total[0] = beam_.blank[0] = 1.0;
   beam_.non_blank[0] = 0.0;
   beam_.faint[0] = kLogZero;
+  beam_.gain[0] = 1.0;
+  beam_.log_gain[0] = 0.0;
   beam_.node[0] = PrefixTree::kRoot;
   beam_.last[0] = static_cast<std::int32_t>(options_.blank_id);
   beam_.parent[0] = beam_.child[0] = beam_.sibling[0] = -1;
@@ -120,16 +87,16 @@ void CtcPrefixBeamSearch::Start() {
   exponent_ = 0;
   best_ = least_ = 1.0;
   // Bonuses that no probability holds.
-  if (std::fabs(options_.length_bonus) > kLargestBonus) ToLogarithms();
+  if (std::fabs(largest_gain_) > kLargestBonus) ToLogarithms();
 }
 
-std::optional<std::size_t> CtcPrefixBeamSearch::Feed(LogProbs log_probs) {
+std::optional<std::size_t> CtcPrefixBeamSearch::Feed(const CtcLogProbs& log_probs) {
   if (tokens_.size() < log_probs.columns() + kScanPadding) {
     tokens_.resize(log_probs.columns() + kScanPadding);
   }
   row_maxima_.reserve(row_maxima_.size() + log_probs.rows());
   for (std::size_t t = 0; t < log_probs.rows(); ++t) {
-    if (!Step(log_probs.row(t))) return t;
+    if (!Step(log_probs.Row(t, &row_buffer_))) return t;
   }
   return std::nullopt;
 }
@@ -171,7 +138,8 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   const bool complete = beam_.size > 0 && least > Numbers::kZero;
   if (complete && beam_.size == beam_size_) floor = least;
 
-  RowScan scanned = scan_(row.data(), row.size(), Threshold<Numbers>(floor), tokens_.data());
+  float threshold = Threshold<Numbers>(floor);
+  RowScan scanned = scan_(row.data(), row.size(), threshold, tokens_.data());
   if (scanned.bad) {
     *sound = false;
     return true;
@@ -179,22 +147,23 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   if (scanned.count > kFewTokens) {
     const double higher = FloorWithBestToken<Numbers>(row, scanned.max);
     floor = std::max(floor, higher);
-    scanned = scan_(row.data(), row.size(), Threshold<Numbers>(floor), tokens_.data());
+    threshold = Threshold<Numbers>(floor);
+    scanned = scan_(row.data(), row.size(), threshold, tokens_.data());
   }
 
   SortPassed(row, scanned.count);
   if constexpr (!Numbers::kLogarithms) {
     if (!Weights(passed_log_probs_, passed_.size(), &passed_weights_)) return false;
   }
-  row_maxima_.push_back(scanned.max);
-  if (!passed_.empty() || !complete) {
+  if (!passed_.empty() || !complete || (scorer_ && scorer_->has_hotwords())) {
     candidates_.clear();
     for (std::size_t i = 0; i < beam_.size; ++i) {
       if (next_.total[i] > Numbers::kZero) {
-        candidates_.push_back({next_.total[i], static_cast<std::int32_t>(i), PrefixTree::kNoToken});
+        candidates_.push_back(
+            {next_.total[i], 0.0, static_cast<std::int32_t>(i), PrefixTree::kNoToken});
       }
     }
-    Collect<Numbers>(floor);
+    if (!Collect<Numbers>(row, floor)) return false;
     if (candidates_.size() > beam_size_) KeepBest();
     const bool all_stay =
         candidates_.size() == beam_.size &&
@@ -202,10 +171,12 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
                     [](const Candidate& c) { return c.token == PrefixTree::kNoToken; });
     if (!all_stay) {
       Adopt<Numbers>();
+      row_maxima_.push_back(scanned.max);
       return true;
     }
   }
 
+  row_maxima_.push_back(scanned.max);
   // The same prefixes in the same places.
   beam_.total.swap(next_.total);
   beam_.blank.swap(next_.blank);
@@ -222,7 +193,7 @@ float CtcPrefixBeamSearch::Threshold(double floor) const noexcept {
   if (!(floor > Numbers::kZero)) return std::numeric_limits<float>::lowest();
   // This adds in another order than the masses that it stands for are made; ties must pass.
   const double needed =
-      (Numbers::kLogarithms ? floor - best_ : std::log(floor / best_)) - options_.length_bonus;
+      (Numbers::kLogarithms ? floor - best_ : std::log(floor / best_)) - largest_gain_;
   const double scale = Numbers::kLogarithms ? std::fabs(floor) + std::fabs(best_) : 1.0;
   return FloatBelow(needed - 1e-9 * (1.0 + scale + std::fabs(needed)));
 }
@@ -239,11 +210,18 @@ double CtcPrefixBeamSearch::FloorWithBestToken(Span<const float> row, float max)
   if (first == top.count || std::fabs(log_prob) > kLargestLogProb) return Numbers::kZero;
   const std::int32_t token = tokens_[first];
   const double weight = Numbers::kLogarithms ? log_prob : FastExp(log_prob);
-  const double gain = Numbers::kLogarithms ? options_.length_bonus : gain_;
   masses_.clear();
   for (std::size_t i = 0; i < beam_.size; ++i) {
     masses_.push_back(next_.total[i]);
     if (HasChild(i, token)) continue;
+    double gain = Numbers::kLogarithms ? log_gain_ : gain_;
+    if (scorer_) {
+      gain = log_gain_ + scorer_->Gain(beam_.node[i], token);
+      if constexpr (!Numbers::kLogarithms) {
+        if (std::fabs(gain) > kLargestBonus) continue;
+        gain = Factor(gain);
+      }
+    }
     const double mass = token == beam_.last[i] ? beam_.blank[i] : beam_.total[i];
     masses_.push_back(Numbers::Times(Numbers::Times(mass, weight), gain));
   }
@@ -287,7 +265,7 @@ bool CtcPrefixBeamSearch::Weigh(Span<const float> row) {
 template <class Numbers>
 void CtcPrefixBeamSearch::Stay() {
   const std::vector<double>& weights = Numbers::kLogarithms ? log_probs_ : weights_;
-  const double gain = Numbers::kLogarithms ? options_.length_bonus : gain_;
+  const std::vector<double>& gains = Numbers::kLogarithms ? beam_.log_gain : beam_.gain;
   for (std::size_t i = 0; i < beam_.size; ++i) {
     const double weight = weights[i];
     double non_blank = Numbers::Times(beam_.non_blank[i], weight);
@@ -310,7 +288,7 @@ void CtcPrefixBeamSearch::Stay() {
       // After the same token only the alignments that end with blank go on; the others repeat it.
       const double mass =
           beam_.last[parent] == beam_.last[i] ? beam_.blank[parent] : beam_.total[parent];
-      non_blank = Numbers::Plus(non_blank, Numbers::Times(Numbers::Times(mass, weight), gain));
+      non_blank = Numbers::Plus(non_blank, Numbers::Times(Numbers::Times(mass, weight), gains[i]));
     }
     next_.non_blank[i] = non_blank;
     next_.blank[i] = Numbers::Times(beam_.total[i], blank_weight_);
@@ -320,7 +298,8 @@ void CtcPrefixBeamSearch::Stay() {
 
 // The tokens that passed, the most probable first, but for the blank. In the row of any prefix
 // beam_size tokens come before the last of beam_size + 1, one of which may be the prefix's own last
-// token and weigh less; so no more are needed. Equals are in order of ids for the same reason.
+// token and weigh less; so no more are needed. Equals are in order of ids for the same reason. What
+// a fusion model gives goes by the prefix, and then all are needed.
 void CtcPrefixBeamSearch::SortPassed(Span<const float> row, std::size_t count) {
   passed_.clear();
   for (std::size_t k = 0; k < count; ++k) {
@@ -332,7 +311,7 @@ void CtcPrefixBeamSearch::SortPassed(Span<const float> row, std::size_t count) {
   const auto before = [](const Passed& a, const Passed& b) {
     return a.log_prob != b.log_prob ? a.log_prob > b.log_prob : a.token < b.token;
   };
-  if (passed_.size() > beam_size_ + 1) {
+  if (passed_.size() > beam_size_ + 1 && !scorer_) {
     const auto cut = passed_.begin() + static_cast<std::ptrdiff_t>(beam_size_ + 1);
     std::nth_element(passed_.begin(), cut, passed_.end(), before);
     passed_.erase(cut, passed_.end());
@@ -347,26 +326,69 @@ void CtcPrefixBeamSearch::SortPassed(Span<const float> row, std::size_t count) {
   }
 }
 
-// Adds the extensions of mass `floor` or more to the candidates.
+// Adds the extensions of mass `floor` or more to the candidates. Returns false where `Numbers`
+// cannot hold one of them.
 template <class Numbers>
-void CtcPrefixBeamSearch::Collect(double floor) {
+bool CtcPrefixBeamSearch::Collect(Span<const float> row, double floor) {
   const std::vector<double>& weights = Numbers::kLogarithms ? passed_log_probs_ : passed_weights_;
-  const double gain = Numbers::kLogarithms ? options_.length_bonus : gain_;
+  double largest_gain = Numbers::kLogarithms ? log_gain_ : gain_;
+  if (scorer_) {
+    // The margin is for the rounding of factors.
+    largest_gain = Numbers::kLogarithms ? largest_gain_ + 1e-9 * (1.0 + std::fabs(largest_gain_))
+                                        : Factor(largest_gain_) * (1.0 + 1e-9);
+  }
   for (std::size_t i = 0; i < beam_.size; ++i) {
+    const Span<const std::int32_t> boosted =
+        scorer_ ? scorer_->BoostedTokens(beam_.node[i]) : Span<const std::int32_t>();
     for (std::size_t k = 0; k < passed_.size(); ++k) {
-      const std::int32_t token = passed_[k].token;
-      // Multiplied in Stay()'s order, so that equal masses are equal bits.
-      double mass = Numbers::Times(Numbers::Times(beam_.total[i], weights[k]), gain);
-      if (mass < floor) break;
-      if (token == beam_.last[i]) {
-        mass = Numbers::Times(Numbers::Times(beam_.blank[i], weights[k]), gain);
-        if (mass < floor) continue;
+      // The most that this token or any after it can have.
+      const double most = Numbers::Times(Numbers::Times(beam_.total[i], weights[k]), largest_gain);
+      if (most < floor) break;
+      if (std::binary_search(boosted.begin(), boosted.end(), passed_[k].token)) continue;
+      if (!Extend<Numbers>(i, passed_[k].token, weights[k], &floor)) return false;
+    }
+    for (const std::int32_t token : boosted) {
+      if (static_cast<std::size_t>(token) >= row.size() || token == options_.blank_id) continue;
+      double weight = static_cast<double>(row[static_cast<std::size_t>(token)]);
+      if (weight == kLogZero) continue;
+      if constexpr (!Numbers::kLogarithms) {
+        if (weight > kLargestLogProb) return false;
+        if (weight < -kLargestLogProb) {
+          if (beam_.total[i] * kMostOfAFaintToken < floor) continue;
+          return false;
+        }
+        weight = FastExp(weight);
       }
-      if (!(mass > Numbers::kZero)) continue;
-      // Stay() has added this mass where the longer prefix is in the beam already.
-      if (!HasChild(i, token)) Offer({mass, static_cast<std::int32_t>(i), token}, &floor);
+      if (!Extend<Numbers>(i, token, weight, &floor)) return false;
     }
   }
+  return true;
+}
+
+// Offers prefix `place` followed by `token`. Returns false where `Numbers` cannot hold it.
+template <class Numbers>
+bool CtcPrefixBeamSearch::Extend(std::size_t place, std::int32_t token, double weight,
+                                 double* floor) {
+  const double before = token == beam_.last[place] ? beam_.blank[place] : beam_.total[place];
+  double log_gain = log_gain_;
+  double gain = Numbers::kLogarithms ? log_gain_ : gain_;
+  if (scorer_) {
+    log_gain += scorer_->Gain(beam_.node[place], token);
+    if constexpr (Numbers::kLogarithms) {
+      gain = log_gain;
+    } else {
+      if (log_gain > kLargestBonus) return false;
+      gain = Factor(log_gain);
+    }
+  }
+  // Multiplied in Stay()'s order, so that equal masses are equal bits.
+  const double mass = Numbers::Times(Numbers::Times(before, weight), gain);
+  if (mass < *floor || !(mass > Numbers::kZero)) return true;
+  if (!Numbers::kLogarithms && log_gain < -kLargestBonus) return false;
+  // Stay() has added this mass where the longer prefix is in the beam already.
+  if (HasChild(place, token)) return true;
+  Offer({mass, log_gain, static_cast<std::int32_t>(place), token}, floor);
+  return true;
 }
 
 // Keeps at most a few times the beam, and raises the floor when some have been thrown out.
@@ -417,14 +439,22 @@ void CtcPrefixBeamSearch::Adopt() {
       next_.blank[i] = next_.blank[place];
       next_.non_blank[i] = next_.non_blank[place];
       next_.faint[i] = next_.faint[place];
+      next_.gain[i] = beam_.gain[place];
+      next_.log_gain[i] = beam_.log_gain[place];
       next_.node[i] = beam_.node[place];
       next_.last[i] = beam_.last[place];
     } else {
       next_.total[i] = next_.non_blank[i] = candidate.mass;
       next_.blank[i] = Numbers::kZero;
       next_.faint[i] = kLogZero;
+      next_.log_gain[i] = candidate.log_gain;
+      next_.gain[i] = scorer_ ? Factor(candidate.log_gain) : gain_;
+      const std::size_t known = tree_.size();
       next_.node[i] = tree_.Child(beam_.node[place], candidate.token);
       next_.last[i] = candidate.token;
+      if (scorer_ && tree_.size() > known) {
+        scorer_->Enter(next_.node[i], beam_.node[place], candidate.token);
+      }
     }
     least = std::min(least, next_.total[i]);
     most = std::max(most, next_.total[i]);
@@ -472,8 +502,9 @@ bool CtcPrefixBeamSearch::Narrow() const noexcept {
   for (std::size_t i = 0; i < beam_.size; ++i) {
     if (beam_.total[i] < lowest) return false;
     if (beam_.blank[i] < lowest && beam_.blank[i] != kLogZero) return false;
+    if (std::fabs(beam_.log_gain[i]) > kLargestBonus) return false;
   }
-  return beam_.size > 0 && std::fabs(options_.length_bonus) <= kLargestBonus;
+  return beam_.size > 0 && std::fabs(largest_gain_) <= kLargestBonus;
 }
 
 void CtcPrefixBeamSearch::ToLogarithms() {
@@ -507,7 +538,7 @@ void CtcPrefixBeamSearch::ToProbabilities() {
   logarithms_ = false;
 }
 
-std::vector<Hypothesis> CtcPrefixBeamSearch::Results() const {
+std::vector<Hypothesis> CtcPrefixBeamSearch::Results() {
   if (beam_.size == 0) {
     Hypothesis impossible;
     impossible.score = kLogZero;
@@ -517,15 +548,24 @@ std::vector<Hypothesis> CtcPrefixBeamSearch::Results() const {
   struct Scored {
     double score;
     double ctc_score;
+    PrefixScorer::Parts earned;
     PrefixTree::Node node;
   };
   std::vector<Scored> scored(beam_.size);
   for (std::size_t i = 0; i < beam_.size; ++i) {
-    const std::size_t tokens = static_cast<std::size_t>(tree_.depth(beam_.node[i]));
+    const PrefixTree::Node node = beam_.node[i];
+    const std::size_t tokens = static_cast<std::size_t>(tree_.depth(node));
     const double total = logarithms_ ? beam_.total[i] : std::log(beam_.total[i]) + Offset();
-    const double ctc_score = total - options_.length_bonus * static_cast<double>(tokens);
-    scored[i] = {FinalScore(ctc_score, 0.0, tokens, options_.length_bonus, options_.length_penalty),
-                 ctc_score, beam_.node[i]};
+    Scored& hypothesis = scored[i];
+    hypothesis.node = node;
+    hypothesis.ctc_score = total - options_.length_bonus * static_cast<double>(tokens);
+    if (scorer_) {
+      hypothesis.ctc_score -= scorer_->Sum(node);
+      hypothesis.earned = scorer_->AtEnd(node);
+    }
+    hypothesis.score = FinalScore(hypothesis.ctc_score + hypothesis.earned.bonus_score,
+                                  lm_weight_ * hypothesis.earned.lm_score, tokens,
+                                  options_.length_bonus, options_.length_penalty);
   }
   const std::size_t n_best = std::min(scored.size(), static_cast<std::size_t>(options_.n_best));
   std::partial_sort(scored.begin(), scored.begin() + static_cast<std::ptrdiff_t>(n_best),
@@ -539,6 +579,8 @@ std::vector<Hypothesis> CtcPrefixBeamSearch::Results() const {
     tree_.Sequence(scored[i].node, &hypotheses[i].token_ids);
     hypotheses[i].ctc_score = scored[i].ctc_score;
     hypotheses[i].score = scored[i].score;
+    hypotheses[i].lm_score = scored[i].earned.lm_score;
+    hypotheses[i].bonus_score = scored[i].earned.bonus_score;
   }
   return hypotheses;
 }

@@ -3,9 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
+#include "ctc_log_probs.h"
+#include "fusion.h"
 #include "hypothesis.h"
 #include "options.h"
 #include "prefix_tree.h"
@@ -24,34 +27,41 @@ namespace voxformer {
 // Masses are probabilities times a common power of two. Where those would lose what a logarithm
 // keeps (log-probs or prefixes hundreds of nats apart), frames are taken in logarithms.
 //
+// With a fusion model, what a prefix earns from it (fusion.h) is a factor on its mass like the
+// length bonus. A token then passes if it can change the beam with the most that one can earn; the
+// few that hotwords give more are looked at whatever their probability.
+//
 // One object searches one utterance at a time and keeps its buffers for the next.
 class CtcPrefixBeamSearch {
  public:
-  explicit CtcPrefixBeamSearch(const CtcBeamOptions& options);
+  explicit CtcPrefixBeamSearch(const CtcBeamOptions& options,
+                               std::shared_ptr<const FusionModel> fusion = nullptr);
 
   // Forgets what was fed.
   void Start();
 
   // Goes on by the frames of `log_probs` [time, vocab]: natural logarithms. Returns the first row
   // that has NaN or +inf, after which only Start() may follow; nothing where all are sound.
-  std::optional<std::size_t> Feed(LogProbs log_probs);
+  std::optional<std::size_t> Feed(const CtcLogProbs& log_probs);
 
   // The n_best hypotheses of all that was fed since Start(), with token_ids, ctc_score and score,
   // sorted. Where no alignment is possible, that is one empty hypothesis with score -inf.
-  std::vector<Hypothesis> Results() const;
+  std::vector<Hypothesis> Results();
 
   // The largest log-prob of each frame fed.
   const std::vector<float>& row_maxima() const noexcept { return row_maxima_; }
 
  private:
   // The prefixes of the beam, an array for each property. Masses are those of the alignments that
-  // end with blank, that do not, and of both, each times e^(length_bonus * tokens).
+  // end with blank, that do not, and of both, each times e^(what its tokens earned).
   struct Beam {
     std::vector<double> total;
     std::vector<double> blank;
     std::vector<double> non_blank;
     // ln of the non-blank mass where it is too small beside the others; else -inf.
     std::vector<double> faint;
+    std::vector<double> gain;  // what its last token earned, as a factor
+    std::vector<double> log_gain;
     std::vector<PrefixTree::Node> node;
     std::vector<std::int32_t> last;     // token; blank_id for the empty prefix, whose mass it bears
     std::vector<std::int32_t> parent;   // place in the beam of the prefix without `last`, or -1
@@ -64,6 +74,7 @@ class CtcPrefixBeamSearch {
   // What may be in the next beam: a prefix as it is (token is kNoToken), or followed by a token.
   struct Candidate {
     double mass;
+    double log_gain;
     std::int32_t place;
     std::int32_t token;
   };
@@ -86,7 +97,9 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   void Stay();
   template <class Numbers>
-  void Collect(double floor);
+  bool Collect(Span<const float> row, double floor);
+  template <class Numbers>
+  bool Extend(std::size_t place, std::int32_t token, double weight, double* floor);
   template <class Numbers>
   void Adopt();
   void SortPassed(Span<const float> row, std::size_t count);
@@ -102,7 +115,11 @@ class CtcPrefixBeamSearch {
   CtcBeamOptions options_;
   ScanRow scan_;
   std::size_t beam_size_;
-  double gain_;  // e^length_bonus
+  double log_gain_;      // of a token without fusion: the length bonus
+  double gain_;          // e^log_gain_
+  double largest_gain_;  // of any token but those that hotwords favour
+  double lm_weight_ = 0.0;
+  std::optional<PrefixScorer> scorer_;
   PrefixTree tree_;
   Beam beam_;
   Beam next_;
@@ -122,6 +139,7 @@ class CtcPrefixBeamSearch {
   std::vector<double> passed_log_probs_;
   std::vector<double> passed_weights_;
   std::vector<float> row_maxima_;
+  RowBuffer row_buffer_;
 };
 
 }  // namespace voxformer

@@ -2,14 +2,16 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "log_prob_checks.h"
 
 namespace voxformer {
 
-CtcStream::CtcStream(const CtcBeamOptions& options) : options_(options), search_(options) {}
+CtcStream::CtcStream(const CtcBeamOptions& options, std::shared_ptr<const FusionModel> fusion)
+    : options_(options), fusion_(std::move(fusion)), search_(options, fusion_) {}
 
-void CtcStream::Feed(LogProbs log_probs) {
+void CtcStream::Feed(const CtcLogProbs& log_probs) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (log_probs.rows() == 0) return;
   const std::size_t frames = search_.row_maxima().size();
@@ -22,10 +24,16 @@ void CtcStream::Feed(LogProbs log_probs) {
                                 ", but log_probs has " + std::to_string(log_probs.columns()) +
                                 " tokens");
   }
+  if (fusion_) CheckVocabulary(*fusion_, log_probs.columns());
+  CheckIds(log_probs, "");
   CheckRows(log_probs, frames);
+  if (options_.check_sums) CheckSums(log_probs, "", frames);
   vocab_ = log_probs.columns();
-  frames_.insert(frames_.end(), log_probs.row(0).begin(),
-                 log_probs.row(0).begin() + log_probs.rows() * vocab_);
+  RowBuffer buffer;
+  for (std::size_t t = 0; t < log_probs.rows(); ++t) {
+    const Span<const float> row = log_probs.Row(t, &buffer);
+    frames_.insert(frames_.end(), row.begin(), row.end());
+  }
   search_.Feed(log_probs);
 }
 
@@ -33,7 +41,8 @@ std::vector<Hypothesis> CtcStream::Partial() {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Hypothesis> hypotheses = search_.Results();
   const std::vector<float>& row_maxima = search_.row_maxima();
-  aligner_.Start({frames_.data(), row_maxima.size(), vocab_}, options_.blank_id, row_maxima);
+  aligner_.Start(CtcLogProbs(frames_.data(), row_maxima.size(), vocab_), options_.blank_id,
+                 row_maxima);
   for (Hypothesis& hypothesis : hypotheses) aligner_.Align(&hypothesis);
   return hypotheses;
 }

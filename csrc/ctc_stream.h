@@ -2,11 +2,14 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <mutex>
 #include <vector>
 
 #include "ctc_alignment.h"
+#include "ctc_log_probs.h"
 #include "ctc_prefix_beam_search.h"
+#include "fusion.h"
 #include "hypothesis.h"
 #include "options.h"
 #include "span.h"
@@ -18,17 +21,20 @@ namespace voxformer {
 // May be used from several threads, one after the other.
 class CtcStream {
  public:
-  explicit CtcStream(const CtcBeamOptions& options);
+  explicit CtcStream(const CtcBeamOptions& options,
+                     std::shared_ptr<const FusionModel> fusion = nullptr);
 
   // Goes on by the frames of `log_probs` [time, vocab]. Throws std::invalid_argument, and takes
-  // none of them, where the vocabulary is not that of the frames before or a value is NaN or +inf.
-  void Feed(LogProbs log_probs);
+  // none of them, where the vocabulary is not that of the frames before, a value is NaN or
+  // +inf, or options ask for a check that fails.
+  void Feed(const CtcLogProbs& log_probs);
 
   // The n-best of all frames so far.
   std::vector<Hypothesis> Partial();
 
  private:
   CtcBeamOptions options_;
+  std::shared_ptr<const FusionModel> fusion_;
   std::mutex mutex_;
   CtcPrefixBeamSearch search_;
   CtcAligner aligner_;

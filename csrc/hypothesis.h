@@ -15,7 +15,10 @@ struct Hypothesis {
   std::optional<double> ctc_score;
   // Sum of ln p over the tokens and </s>; none without an attention decoder.
   std::optional<double> attention_score;
+  // ln p under the language model, </s> included; 0 without one.
   double lm_score = 0.0;
+  // Word bonuses and hotwords.
+  double bonus_score = 0.0;
   // 0-based frame of each token's peak in the best alignment; empty without a CTC search.
   std::vector<std::int64_t> timesteps;
   // The first frame of each token in that alignment, and the one after its last.

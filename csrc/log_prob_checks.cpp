@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 
 #include "row_scan.h"
@@ -16,12 +17,13 @@ void RefuseRow(Span<const float> row, const std::string& where) {
       std::to_string(token) + "; natural logarithms of probabilities are expected");
 }
 
-std::vector<float> CheckRows(LogProbs log_probs, std::size_t first_frame) {
+std::vector<float> CheckRows(const CtcLogProbs& log_probs, std::size_t first_frame) {
   const ScanRow scan = FastestScan();
   std::vector<float> row_maxima(log_probs.rows());
   std::vector<std::int32_t> none(kScanPadding);
+  RowBuffer buffer;
   for (std::size_t t = 0; t < log_probs.rows(); ++t) {
-    const Span<const float> row = log_probs.row(t);
+    const Span<const float> row = log_probs.Row(t, &buffer);
     // No sound value reaches the threshold, so nothing is written.
     const RowScan scanned =
         scan(row.data(), row.size(), std::numeric_limits<float>::infinity(), none.data());
@@ -29,6 +31,32 @@ std::vector<float> CheckRows(LogProbs log_probs, std::size_t first_frame) {
     row_maxima[t] = scanned.max;
   }
   return row_maxima;
+}
+
+void CheckSums(const CtcLogProbs& log_probs, const std::string& where, std::size_t first_frame) {
+  // Half precision has three digits; what is not a log-prob at all is off by far more.
+  constexpr double kTolerance = 0.02;
+  RowBuffer buffer;
+  for (std::size_t t = 0; t < log_probs.rows(); ++t) {
+    double sum = 0.0;
+    for (const float value : log_probs.Row(t, &buffer)) {
+      sum += std::exp(static_cast<double>(value));
+    }
+    if (sum <= 1.0 + kTolerance && (log_probs.IsTopK() || sum >= 1.0 - kTolerance)) continue;
+    std::ostringstream message;
+    message << where << "frame " << first_frame + t << ": the probabilities add up to " << sum
+            << (log_probs.IsTopK() ? ", more than 1" : ", not to 1")
+            << "; are these logits? Take their log-softmax first";
+    throw std::invalid_argument(message.str());
+  }
+}
+
+void CheckIds(const CtcLogProbs& log_probs, const std::string& where) {
+  const std::size_t frame = log_probs.FirstBadId();
+  if (frame == log_probs.rows()) return;
+  throw std::invalid_argument(where + "frame " + std::to_string(frame) +
+                              ": an id is not in the vocabulary of 0 to " +
+                              std::to_string(static_cast<std::int64_t>(log_probs.columns()) - 1));
 }
 
 }  // namespace voxformer

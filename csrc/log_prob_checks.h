@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "ctc_log_probs.h"
 #include "span.h"
 
 namespace voxformer {
@@ -15,6 +16,14 @@ namespace voxformer {
 
 // The maximum of each row. Calls RefuseRow() unless all are sound, counting frames from
 // `first_frame`.
-std::vector<float> CheckRows(LogProbs log_probs, std::size_t first_frame);
+std::vector<float> CheckRows(const CtcLogProbs& log_probs, std::size_t first_frame);
+
+// Throws std::invalid_argument that names the first frame whose probabilities do not add up to 1,
+// or add up to more where tokens are left out. `where` says whose frames these are: "utterance 3,
+// ".
+void CheckSums(const CtcLogProbs& log_probs, const std::string& where, std::size_t first_frame);
+
+// Throws std::invalid_argument that names the first frame with an id that is not in the vocabulary.
+void CheckIds(const CtcLogProbs& log_probs, const std::string& where);
 
 }  // namespace voxformer

@@ -18,6 +18,8 @@ struct CtcBeamOptions {
   // Exponent of ((5 + n) / 6) that the score of an n-token hypothesis is divided by, when the
   // prefixes of the last frame are ranked. 0 is off.
   double length_penalty = 0.0;
+  // Refuse frames whose probabilities do not add up to 1.
+  bool check_sums = false;
 
   void Validate() const;
 };

@@ -22,7 +22,8 @@ inline double RepetitionPenalty(double log_prob, double penalty) noexcept {
 double LengthNorm(std::size_t num_tokens, double length_penalty) noexcept;
 
 // (acoustic + lm_weight * lm + length_bonus * n) / LengthNorm(n), where `acoustic` is the weighted
-// sum of the CTC and attention scores, or the one of them that there is.
+// sum of the CTC and attention scores, or the one of them that there is, with what words and
+// hotwords add.
 double FinalScore(double acoustic, double weighted_lm, std::size_t num_tokens, double length_bonus,
                   double length_penalty) noexcept;
 

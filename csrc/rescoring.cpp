@@ -7,6 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "fast_exp.h"
 #include "penalties.h"
 
 namespace voxformer {
@@ -24,11 +25,15 @@ double Weighted(double weight, double score) noexcept {
   return weight == 0.0 ? 0.0 : weight * score;
 }
 
+void CheckPositions(std::size_t positions, std::size_t num_tokens, std::size_t hypothesis,
+                    const char* name) {
+  if (positions > num_tokens) return;
+  Refuse("hypothesis ", hypothesis, " has ", num_tokens, " tokens and needs ", num_tokens + 1,
+         " values (its tokens, then </s>), but ", name, " has ", positions, " columns");
+}
+
 void CheckRow(Span<const float> row, std::size_t num_tokens, std::size_t hypothesis) {
-  if (row.size() < num_tokens + 1) {
-    Refuse("hypothesis ", hypothesis, " has ", num_tokens, " tokens and needs ", num_tokens + 1,
-           " values (its tokens, then </s>), but token_log_probs has ", row.size(), " columns");
-  }
+  CheckPositions(row.size(), num_tokens, hypothesis, "token_log_probs");
   for (std::size_t k = 0; k <= num_tokens; ++k) {
     if (row[k] <= std::numeric_limits<float>::max()) continue;
     Refuse("hypothesis ", hypothesis, ", position ", k, ": token_log_probs is ",
@@ -50,6 +55,37 @@ double AttentionScore(Span<const std::int32_t> token_ids, Span<const float> toke
   return sum + static_cast<double>(token_log_probs[token_ids.size()]);
 }
 
+void TokenLogProbs(MatrixView<const float> logits, Span<const std::int32_t> token_ids,
+                   std::int64_t end_id, std::size_t hypothesis, float* token_log_probs) {
+  CheckPositions(logits.rows(), token_ids.size(), hypothesis, "logits");
+  for (std::size_t k = 0; k <= token_ids.size(); ++k) {
+    const std::int64_t token = k < token_ids.size() ? token_ids[k] : end_id;
+    if (token < 0 || static_cast<std::size_t>(token) >= logits.columns()) {
+      Refuse("hypothesis ", hypothesis, ", position ", k, ": its id is ", token,
+             ", but logits has tokens 0 to ", static_cast<std::int64_t>(logits.columns()) - 1);
+    }
+    const Span<const float> row = logits.row(k);
+    float max = -std::numeric_limits<float>::infinity();
+    for (const float logit : row) {
+      if (!(logit <= std::numeric_limits<float>::max())) {
+        Refuse("hypothesis ", hypothesis, ", position ", k, ": logits holds ",
+               std::isnan(logit) ? "NaN" : "+inf");
+      }
+      max = std::max(max, logit);
+    }
+    if (max == -std::numeric_limits<float>::infinity()) {
+      Refuse("hypothesis ", hypothesis, ", position ", k, ": every logit is -inf");
+    }
+    double sum = 0.0;
+    for (const float logit : row) {
+      // What is further below the maximum adds nothing; FastExp is for arguments within +-700.
+      sum += FastExp(std::max(static_cast<double>(logit) - static_cast<double>(max), -700.0));
+    }
+    const double logit = static_cast<double>(row[static_cast<std::size_t>(token)]);
+    token_log_probs[k] = static_cast<float>(logit - static_cast<double>(max) - std::log(sum));
+  }
+}
+
 std::vector<std::size_t> Rescore(MatrixView<const float> token_log_probs,
                                  const RescoringOptions& options,
                                  std::vector<Hypothesis>* hypotheses) {
@@ -67,8 +103,9 @@ std::vector<std::size_t> Rescore(MatrixView<const float> token_log_probs,
     const double acoustic = Weighted(options.ctc_weight, hypothesis.ctc_score.value_or(0.0)) +
                             Weighted(1.0 - options.ctc_weight, attention);
     hypothesis.attention_score = attention;
-    hypothesis.score = FinalScore(acoustic, Weighted(options.lm_weight, hypothesis.lm_score),
-                                  num_tokens, options.length_bonus, options.length_penalty);
+    hypothesis.score = FinalScore(acoustic + hypothesis.bonus_score,
+                                  Weighted(options.lm_weight, hypothesis.lm_score), num_tokens,
+                                  options.length_bonus, options.length_penalty);
   }
   std::vector<std::size_t> order(hypotheses->size());
   std::iota(order.begin(), order.end(), std::size_t{0});

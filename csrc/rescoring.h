@@ -16,9 +16,15 @@ namespace voxformer {
 double AttentionScore(Span<const std::int32_t> token_ids, Span<const float> token_log_probs,
                       double repetition_penalty) noexcept;
 
-// Fills attention_score and score of one utterance's hypotheses from their ctc_score, lm_score and
-// row of `token_log_probs` [n, max_len + 1], and returns their order, best first. Throws
-// std::invalid_argument that names hypothesis and position.
+// ln p of `token_ids` and of `end_id` after them, as AttentionScore() takes them: each is the logit
+// less the log-sum-exp of its row of `logits` [>= n + 1, vocab], which is not copied. Throws
+// std::invalid_argument that names `hypothesis` and the position.
+void TokenLogProbs(MatrixView<const float> logits, Span<const std::int32_t> token_ids,
+                   std::int64_t end_id, std::size_t hypothesis, float* token_log_probs);
+
+// Fills attention_score and score of one utterance's hypotheses from their ctc_score, lm_score,
+// bonus_score and row of `token_log_probs` [n, max_len + 1], and returns their order, best first.
+// Throws std::invalid_argument that names hypothesis and position.
 std::vector<std::size_t> Rescore(MatrixView<const float> token_log_probs,
                                  const RescoringOptions& options,
                                  std::vector<Hypothesis>* hypotheses);

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 # token_ids, score, ctc_score, attention_score, lm_score, timesteps, token_confidences, confidence,
-# truncated, token_starts, token_ends
+# truncated, token_starts, token_ends, bonus_score
 RawHypothesis: TypeAlias = tuple[
     tuple[int, ...],
     float,
@@ -20,7 +20,10 @@ RawHypothesis: TypeAlias = tuple[
     bool,
     tuple[int, ...],
     tuple[int, ...],
+    float,
 ]
+
+LogProbs: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 class CtcBeamOptions:
     def __init__(
@@ -31,6 +34,7 @@ class CtcBeamOptions:
         blank_id: int,
         length_bonus: float,
         length_penalty: float,
+        check_sums: bool,
     ) -> None: ...
 
 class AttentionOptions:
@@ -56,9 +60,22 @@ class RescoringOptions:
         repetition_penalty: float,
     ) -> None: ...
 
+class FusionModel:
+    def __init__(
+        self,
+        *,
+        language_model: NgramModel | None,
+        tokens: Sequence[str],
+        hotwords: Sequence[tuple[str, Sequence[int], float]],
+        lm_weight: float,
+        unknown_word_bonus: float,
+        word_bonus: float,
+        lm_over_tokens: bool,
+    ) -> None: ...
+
 class CtcStream:
-    def __init__(self, options: CtcBeamOptions) -> None: ...
-    def feed(self, log_probs: npt.NDArray[np.float32]) -> None: ...
+    def __init__(self, options: CtcBeamOptions, fusion: FusionModel | None = None) -> None: ...
+    def feed(self, log_probs: LogProbs) -> None: ...
     def partial(self) -> list[RawHypothesis]: ...
 
 class AttentionBeamSearch:
@@ -105,18 +122,31 @@ class NgramModel:
     ) -> list[tuple[float, int, bool]]: ...
 
 def decode(
-    log_probs: npt.NDArray[np.float32],
+    log_probs: LogProbs,
     lengths: npt.NDArray[np.int64],
     options: CtcBeamOptions,
     num_threads: int,
+    fusion: FusionModel | None = None,
 ) -> list[list[RawHypothesis]]: ...
-def align(
-    log_probs: npt.NDArray[np.float32], token_ids: Sequence[int], blank_id: int
-) -> RawHypothesis: ...
+def decode_top_k(
+    token_ids: npt.NDArray[np.int32],
+    log_probs: npt.NDArray[np.float32],
+    blank_log_probs: npt.NDArray[np.float32],
+    vocab_size: int,
+    lengths: npt.NDArray[np.int64],
+    options: CtcBeamOptions,
+    num_threads: int,
+    fusion: FusionModel | None = None,
+) -> list[list[RawHypothesis]]: ...
+def token_log_probs(
+    token_ids: Sequence[Sequence[int]], logits: npt.NDArray[np.float32], end_id: int
+) -> npt.NDArray[np.float32]: ...
+def align(log_probs: LogProbs, token_ids: Sequence[int], blank_id: int) -> RawHypothesis: ...
 def rescore(
     token_ids: Sequence[Sequence[int]],
     ctc_scores: Sequence[float],
     lm_scores: Sequence[float],
+    bonus_scores: Sequence[float],
     token_log_probs: npt.NDArray[np.float32],
     options: RescoringOptions,
 ) -> tuple[list[float], list[float], list[int]]: ...

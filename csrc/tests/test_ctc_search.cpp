@@ -2,14 +2,18 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <random>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "batch_decoder.h"
 #include "check.h"
+#include "ctc_log_probs.h"
 #include "ctc_prefix_beam_search.h"
 #include "ctc_stream.h"
+#include "fusion.h"
 #include "log_math.h"
 #include "rescoring.h"
 
@@ -111,7 +115,7 @@ void SearchIsReusableAcrossUtterances() {
 void ChunksDoNotChangeTheResult() {
   const std::vector<float> values = RandomLogProbs(3, 40, 7);
   const std::vector<Hypothesis> whole =
-      DecodeBatch({values.data(), 1, 40, 7}, {}, Beam(5, 5), 1)[0];
+      DecodeBatch({{values.data(), 40, 7}}, {}, Beam(5, 5), nullptr, 1)[0];
   for (const std::size_t chunk : {1U, 3U, 40U}) {
     CtcStream stream(Beam(5, 5));
     for (std::size_t t = 0; t < 40; t += chunk) {
@@ -126,17 +130,27 @@ void ChunksDoNotChangeTheResult() {
   }
 }
 
-void ThreadsDoNotChangeTheResult() {
+// The utterances of a padded batch [batch, time, vocab].
+std::vector<CtcLogProbs> Batch(const std::vector<float>& values, std::size_t batch,
+                               std::size_t time, std::size_t vocab) {
+  std::vector<CtcLogProbs> utterances;
+  for (std::size_t i = 0; i < batch; ++i) {
+    utterances.emplace_back(values.data() + i * time * vocab, time, vocab);
+  }
+  return utterances;
+}
+
+void ThreadsDoNotChangeTheResult(const std::shared_ptr<const FusionModel>& fusion) {
   constexpr std::size_t kBatch = 16;
   constexpr std::size_t kTime = 30;
   constexpr std::size_t kVocab = 12;
   const std::vector<float> values = RandomLogProbs(1, kBatch * kTime, kVocab);
   std::vector<std::int64_t> lengths;
   for (std::size_t i = 0; i < kBatch; ++i) lengths.push_back(static_cast<std::int64_t>(2 * i));
-  const BatchView batch = {values.data(), kBatch, kTime, kVocab};
-  const auto one = DecodeBatch(batch, lengths, Beam(8, 4), 1);
+  const std::vector<CtcLogProbs> batch = Batch(values, kBatch, kTime, kVocab);
+  const auto one = DecodeBatch(batch, lengths, Beam(8, 4), fusion, 1);
   for (const std::size_t threads : {2U, 4U, 32U}) {
-    const auto many = DecodeBatch(batch, lengths, Beam(8, 4), threads);
+    const auto many = DecodeBatch(batch, lengths, Beam(8, 4), fusion, threads);
     CHECK(many.size() == one.size());
     for (std::size_t i = 0; i < kBatch; ++i) {
       CHECK(many[i].size() == one[i].size());
@@ -150,27 +164,36 @@ void ThreadsDoNotChangeTheResult() {
   CHECK(one[0].size() == 1 && one[0][0].token_ids.empty() && one[0][0].score == 0.0);
 }
 
+// Whichever thread comes first to a part of a hotword finds out, for all, what goes on from there.
+void ThreadsMayShareHotwords() {
+  const std::vector<std::string> tokens = {"<blank>", " a", "b",  " ab", "c",  " c",
+                                           "a",       "d",  " b", "e",   " e", "f"};
+  const std::vector<Hotword> hotwords = {{"ab c", {}, 3.0}, {"bad", {}, 2.0}, {"face", {}, 5.0}};
+  ThreadsDoNotChangeTheResult(
+      std::make_shared<FusionModel>(nullptr, tokens, hotwords, FusionOptions()));
+}
+
 void ErrorsNameUtteranceAndFrameAndCrossThreads() {
   std::vector<float> values = RandomLogProbs(2, 6 * 5, 4);
   values[(3 * 5 + 2) * 4 + 1] = std::numeric_limits<float>::quiet_NaN();
   values[(5 * 5 + 0) * 4 + 0] = std::numeric_limits<float>::infinity();
-  const BatchView batch = {values.data(), 6, 5, 4};
+  const std::vector<CtcLogProbs> batch = Batch(values, 6, 5, 4);
   for (int run = 0; run < 20; ++run) {
     const std::string message =
-        Message<std::invalid_argument>([&] { DecodeBatch(batch, {}, Beam(4, 1), 3); });
+        Message<std::invalid_argument>([&] { DecodeBatch(batch, {}, Beam(4, 1), nullptr, 3); });
     CHECK(Contains(message, "utterance 3, frame 2"));
     CHECK(Contains(message, "NaN"));
   }
   const std::vector<std::int64_t> lengths = {5, 5, 5, 2, 6, 0};
-  CHECK(
-      Contains(Message<std::invalid_argument>([&] { DecodeBatch(batch, lengths, Beam(4, 1), 2); }),
-               "utterance 4"));
+  CHECK(Contains(
+      Message<std::invalid_argument>([&] { DecodeBatch(batch, lengths, Beam(4, 1), nullptr, 2); }),
+      "utterance 4"));
 }
 
 void ImpossibleFramesGiveOneEmptyHypothesis() {
   std::vector<float> values = RandomLogProbs(3, 4, 3);
   std::fill(values.begin() + 6, values.begin() + 9, -std::numeric_limits<float>::infinity());
-  const auto found = DecodeBatch({values.data(), 1, 4, 3}, {}, Beam(4, 4), 1);
+  const auto found = DecodeBatch({{values.data(), 4, 3}}, {}, Beam(4, 4), nullptr, 1);
   CHECK(found[0].size() == 1);
   CHECK(found[0][0].token_ids.empty() && found[0][0].score == kLogZero);
   CHECK(found[0][0].timesteps.empty() && found[0][0].confidence == 0.0);
@@ -186,10 +209,10 @@ void AlignmentPeaksWhereTokensAreMostProbable() {
       low,   low,   -0.3F,  //
       low,   low,   -0.3F,
   };
-  const Hypothesis aligned = AlignTokens({values.data(), 6, 3}, {1, 1, 2}, 0);
+  const Hypothesis aligned = AlignTokens(CtcLogProbs(values.data(), 6, 3), {1, 1, 2}, 0);
   CHECK((aligned.timesteps == std::vector<std::int64_t>{1, 3, 4}));
   CHECK(Near(aligned.confidence, std::exp(-0.2), 1e-6));
-  CHECK(AlignTokens({values.data(), 2, 3}, {1, 1}, 0).timesteps.empty());
+  CHECK(AlignTokens(CtcLogProbs(values.data(), 2, 3), {1, 1}, 0).timesteps.empty());
 }
 
 void RescoringFollowsTheFormula() {
@@ -219,7 +242,8 @@ int main() {
   voxformer::EqualsBruteForceOverAllAlignments();
   voxformer::SearchIsReusableAcrossUtterances();
   voxformer::ChunksDoNotChangeTheResult();
-  voxformer::ThreadsDoNotChangeTheResult();
+  voxformer::ThreadsDoNotChangeTheResult(nullptr);
+  voxformer::ThreadsMayShareHotwords();
   voxformer::ErrorsNameUtteranceAndFrameAndCrossThreads();
   voxformer::ImpossibleFramesGiveOneEmptyHypothesis();
   voxformer::AlignmentPeaksWhereTokensAreMostProbable();

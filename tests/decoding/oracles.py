@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -57,9 +58,16 @@ def ranked(scores: dict[Ids, float]) -> list[Ids]:
 
 
 def reference_beam(
-    log_probs: LogProbs, beam_size: int, blank_id: int, length_bonus: float = 0.0
+    log_probs: LogProbs,
+    beam_size: int,
+    blank_id: int,
+    length_bonus: float = 0.0,
+    earned: Callable[[Ids], float] = lambda prefix: 0.0,
 ) -> dict[Ids, float]:
-    """The textbook prefix beam search, all prefixes of a frame in one dictionary."""
+    """The textbook prefix beam search, all prefixes of a frame in one dictionary.
+
+    A prefix is kept or dropped by its alignments plus what it has `earned` otherwise.
+    """
     beam: dict[Ids, tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_probs.astype(float).tolist():
         grown: dict[Ids, list[list[float]]] = defaultdict(lambda: [[], []])
@@ -74,7 +82,7 @@ def reference_beam(
                     grown[(*prefix, token)][1] += [ends_blank + log_prob, ends_token + log_prob]
         summed = {prefix: (log_sum(b), log_sum(t)) for prefix, (b, t) in grown.items()}
         totals = {
-            prefix: log_sum(list(halves)) + length_bonus * len(prefix)
+            prefix: log_sum(list(halves)) + length_bonus * len(prefix) + earned(prefix)
             for prefix, halves in summed.items()
             if log_sum(list(halves)) > -math.inf
         }

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxformer.decoding import BeamOptions, CtcBeamDecoder, CtcStream
+from voxformer.decoding import BeamOptions, CtcBeamDecoder
 
 from .oracles import log_softmax
 
@@ -39,13 +39,13 @@ def test_any_chunking_gives_what_one_call_gives(
 
 
 def test_a_stream_without_frames_has_heard_nothing():
-    [hypothesis] = CtcStream().finish()
+    [hypothesis] = CtcBeamDecoder().stream().finish()
     assert (hypothesis.token_ids, hypothesis.score, hypothesis.confidence) == ((), 0.0, 1.0)
 
 
 def test_a_bad_chunk_is_refused_whole_and_the_stream_goes_on():
     log_probs = random_log_probs(0, 20, 6, 3.0)
-    stream = CtcStream()
+    stream = CtcBeamDecoder().stream()
     stream.feed(log_probs[:8])
     bad = log_probs[8:].copy()
     bad[4, 3] = np.nan
@@ -63,6 +63,6 @@ def test_a_bad_chunk_is_refused_whole_and_the_stream_goes_on():
 
 def test_blank_out_of_range_and_too_few_tokens_are_refused():
     with pytest.raises(ValueError, match="blank_id is 9, but log_probs has 4 tokens"):
-        CtcStream(None, BeamOptions(blank_id=9)).feed(np.zeros((2, 4)))
+        CtcBeamDecoder(None, BeamOptions(blank_id=9)).stream().feed(np.zeros((2, 4)))
     with pytest.raises(ValueError, match="only 2 tokens"):
-        CtcStream(["<blank>", "a"]).feed(np.zeros((2, 4)))
+        CtcBeamDecoder(["<blank>", "a"]).stream().feed(np.zeros((2, 4)))

@@ -7,10 +7,11 @@ attention decoder rank what the CTC search found. `NgramLanguageModel` scores wo
 """
 
 from .attention import AttentionBeamSearch, attention_decode
-from .ctc import CtcBeamDecoder, CtcStream, ctc_align, ctc_greedy
+from .ctc import CtcBeamDecoder, CtcStream, ctc_align
+from .greedy import ctc_greedy
 from .hypothesis import Hypothesis
 from .language_model import NgramLanguageModel, WordScore
-from .options import AttentionOptions, BeamOptions, RescoringOptions
+from .options import AttentionOptions, BeamOptions, FusionOptions, RescoringOptions
 from .vocabulary import load_tokens, text_of
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "BeamOptions",
     "CtcBeamDecoder",
     "CtcStream",
+    "FusionOptions",
     "Hypothesis",
     "NgramLanguageModel",
     "RescoringOptions",

@@ -1,18 +1,20 @@
-"""CTC decoding: greedy, prefix beam search, and rescoring of its n-best."""
+"""CTC prefix beam search, and rescoring of its n-best."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .arrays import as_log_probs, check_batch, check_lengths, check_token_ids, check_vocabulary
 from .hypothesis import Hypothesis, from_raw
-from .options import BeamOptions, RescoringOptions
-from .vocabulary import load_tokens, text_of
+from .language_model import NgramLanguageModel
+from .options import BeamOptions, FusionOptions, RescoringOptions
+from .vocabulary import WORD_START, load_tokens
 
 
 class CtcBeamDecoder:
@@ -27,9 +29,17 @@ class CtcBeamDecoder:
         tokens: the vocabulary by token id, the path of a `tokens.txt`, or None to decode to ids.
         options: the search; the defaults of `BeamOptions` where None.
         num_threads: utterances decoded at once; the cores this process may use where None.
+        language_model: scores prefixes while the search runs; needs `tokens`.
+        hotwords: boosts of phrases, in natural-log units and above 0: texts (whole words, where the
+            vocabulary marks these), or tuples of token ids where `tokens` is None. Each occurrence
+            of a phrase adds its boost to the score; while it is being spelled the share that is
+            there is lent to the prefix, and given back if it does not go on.
+        fusion: how much these count; the defaults of `FusionOptions` where None.
 
     Raises:
-        ValueError: num_threads is below 1, or `tokens.txt` has an empty line.
+        ValueError: num_threads is below 1, `tokens.txt` has an empty line, a hotword is empty or
+            its boost not above 0, an option is out of range, or there is a language model and no
+            `tokens`.
     """
 
     def __init__(
@@ -37,6 +47,10 @@ class CtcBeamDecoder:
         tokens: Sequence[str] | str | os.PathLike[str] | None = None,
         options: BeamOptions | None = None,
         num_threads: int | None = None,
+        *,
+        language_model: NgramLanguageModel | None = None,
+        hotwords: Mapping[str, float] | Mapping[tuple[int, ...], float] | None = None,
+        fusion: FusionOptions | None = None,
     ) -> None:
         self.tokens = load_tokens(tokens)
         self.options = options if options is not None else BeamOptions()
@@ -45,7 +59,10 @@ class CtcBeamDecoder:
         if num_threads < 1:
             raise ValueError(f"num_threads is {num_threads}; it must be at least 1")
         self.num_threads = num_threads
+        self.fusion = fusion if fusion is not None else FusionOptions()
+        self._lm_weight = 0.0 if language_model is None else self.fusion.lm_weight
         self._core_options = self.options.to_core()
+        self._core_fusion = _fusion_model(self.tokens, language_model, hotwords or {}, self.fusion)
 
     def decode(
         self, log_probs: npt.ArrayLike, lengths: npt.ArrayLike | None = None
@@ -53,8 +70,9 @@ class CtcBeamDecoder:
         """The n-best hypotheses of every utterance of a batch, best first.
 
         Args:
-            log_probs: float32 [batch, time, vocab], natural logarithms; -inf is a probability of
-                zero. Other number types and layouts are converted.
+            log_probs: float32 or float16 [batch, time, vocab], natural logarithms; -inf is a
+                probability of zero. An array, or what speaks DLPack or the buffer protocol, is read
+                where it is if its rows have no gaps; other types and layouts are converted.
             lengths: int64 [batch], frames of each utterance; None for all `time` frames. What lies
                 beyond is not read.
 
@@ -65,16 +83,60 @@ class CtcBeamDecoder:
 
         Raises:
             ValueError: a shape does not fit, a length is out of range, `blank_id` is not in the
-                vocabulary, or a value is NaN or +inf; the message names utterance and frame.
+                vocabulary, a value is NaN or +inf, or a frame does not add up to 1 and
+                `check_sums` is set; the message names utterance and frame.
         """
         batch, frames = check_batch(log_probs, lengths)
         check_vocabulary(self.tokens, batch.shape[2])
-        results = _core.decode(batch, frames, self._core_options, self.num_threads)
+        results = _core.decode(
+            batch, frames, self._core_options, self.num_threads, self._core_fusion
+        )
+        return [[from_raw(raw, self.tokens) for raw in hypotheses] for hypotheses in results]
+
+    def decode_top_k(
+        self,
+        token_ids: npt.ArrayLike,
+        log_probs: npt.ArrayLike,
+        blank_log_probs: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        vocab_size: int | None = None,
+    ) -> list[list[Hypothesis]]:
+        """As `decode`, from the best tokens of every frame: less to move off a device.
+
+        The search is that over log-probs where every token that is not named has a probability of
+        zero.
+
+        Args:
+            token_ids: whole numbers [batch, time, k], in any order; the blank may be among them.
+            log_probs: float32 [batch, time, k], of these ids.
+            blank_log_probs: float32 [batch, time].
+            lengths: int64 [batch], see `decode`.
+            vocab_size: ids are below it; the number of `tokens` where None.
+
+        Raises:
+            ValueError: as `decode`; or an id is not in the vocabulary.
+        """
+        ids = check_token_ids(token_ids)
+        if vocab_size is None:
+            if self.tokens is None:
+                raise ValueError("vocab_size is needed where the decoder has no tokens")
+            vocab_size = len(self.tokens)
+        check_vocabulary(self.tokens, vocab_size)
+        results = _core.decode_top_k(
+            ids,
+            np.ascontiguousarray(log_probs, dtype=np.float32),
+            np.ascontiguousarray(blank_log_probs, dtype=np.float32),
+            vocab_size,
+            check_lengths(lengths, len(ids) if ids.ndim else 0),
+            self._core_options,
+            self.num_threads,
+            self._core_fusion,
+        )
         return [[from_raw(raw, self.tokens) for raw in hypotheses] for hypotheses in results]
 
     def stream(self) -> CtcStream:
-        """A search of one utterance whose log-probs come in chunks, with this decoder's options."""
-        return CtcStream(self.tokens, self.options)
+        """A search of one utterance whose log-probs come in chunks, set up as this decoder is."""
+        return CtcStream(self)
 
     def rescore(
         self,
@@ -96,7 +158,7 @@ class CtcBeamDecoder:
                 hypothesis i with n tokens, ln p of token k given those before it at column k < n,
                 and ln p of `</s>` at column n; what follows is padding and not read.
             options: how scores are combined. Where None, `ctc_weight` is 0.5, the length bonus and
-                penalty are those of the decoder's own options, and the rest is off.
+                penalty and the language model's weight are the decoder's own, and the rest is off.
             ctc_weight, lm_weight, length_bonus, length_penalty, repetition_penalty: replace the
                 field of this name in `options`.
 
@@ -107,7 +169,9 @@ class CtcBeamDecoder:
         """
         if options is None:
             options = RescoringOptions(
-                length_bonus=self.options.length_bonus, length_penalty=self.options.length_penalty
+                length_bonus=self.options.length_bonus,
+                length_penalty=self.options.length_penalty,
+                lm_weight=self._lm_weight,
             )
         overrides = {
             "ctc_weight": ctc_weight,
@@ -129,6 +193,7 @@ class CtcBeamDecoder:
             [hypothesis.token_ids for hypothesis in hypotheses],
             [hypothesis.ctc_score or 0.0 for hypothesis in hypotheses],
             [hypothesis.lm_score for hypothesis in hypotheses],
+            [hypothesis.bonus_score for hypothesis in hypotheses],
             np.ascontiguousarray(token_log_probs, dtype=np.float32),
             options.to_core(),
         )
@@ -137,34 +202,57 @@ class CtcBeamDecoder:
             for i in order
         ]
 
+    def rescore_logits(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        logits: npt.ArrayLike,
+        sos_eos_id: int,
+        options: RescoringOptions | None = None,
+    ) -> list[Hypothesis]:
+        """As `rescore`, from the attention decoder's logits.
+
+        Only the log-softmax of what the hypotheses need is computed, and nothing is copied.
+
+        Args:
+            hypotheses: see `rescore`.
+            logits: float32 [len(hypotheses), at least longest + 1, vocab]; at position k, of the
+                token after k others.
+            sos_eos_id: id of `</s>`.
+            options: see `rescore`.
+
+        Raises:
+            ValueError: as `rescore`; or an id is not in the vocabulary of the logits.
+        """
+        token_log_probs = _core.token_log_probs(
+            [hypothesis.token_ids for hypothesis in hypotheses],
+            np.ascontiguousarray(logits, dtype=np.float32),
+            sos_eos_id,
+        )
+        return self.rescore(hypotheses, token_log_probs, options)
+
 
 class CtcStream:
     """Prefix beam search of one utterance whose log-probs come in chunks.
 
     Whatever the chunks, `partial` returns what `CtcBeamDecoder.decode` returns for all frames so
     far. The frames are kept for the times of the tokens, 4 bytes a token of the vocabulary each:
-    12 MB a minute at 25 frames/s and 2,000 tokens.
+    12 MB a minute at 25 frames/s and 2,000 tokens. Made by `CtcBeamDecoder.stream`.
 
     Args:
-        tokens: the vocabulary by token id, the path of a `tokens.txt`, or None to decode to ids.
-        options: the search; the defaults of `BeamOptions` where None.
+        decoder: whose vocabulary, options, language model and hotwords it has.
     """
 
-    def __init__(
-        self,
-        tokens: Sequence[str] | str | os.PathLike[str] | None = None,
-        options: BeamOptions | None = None,
-    ) -> None:
-        self.tokens = load_tokens(tokens)
-        self.options = options if options is not None else BeamOptions()
+    def __init__(self, decoder: CtcBeamDecoder) -> None:
+        self.tokens = decoder.tokens
+        self.options = decoder.options
         self.finished = False
-        self._stream = _core.CtcStream(self.options.to_core())
+        self._stream = _core.CtcStream(decoder._core_options, decoder._core_fusion)
 
     def feed(self, log_probs: npt.ArrayLike) -> None:
         """Go on by some frames.
 
         Args:
-            log_probs: float32 [time, vocab], natural logarithms; time may be 0.
+            log_probs: float32 or float16 [time, vocab], natural logarithms; time may be 0.
 
         Raises:
             ValueError: the shape does not fit, `blank_id` is not in the vocabulary, a value is NaN
@@ -173,9 +261,7 @@ class CtcStream:
         """
         if self.finished:
             raise ValueError("the stream is finished; make another for the next utterance")
-        chunk = np.ascontiguousarray(log_probs, dtype=np.float32)
-        if chunk.ndim != 2:
-            raise ValueError(f"log_probs has shape {chunk.shape}; expected [time, vocab]")
+        chunk = as_log_probs(log_probs, "[time, vocab]")
         check_vocabulary(self.tokens, chunk.shape[1])
         self._stream.feed(chunk)
 
@@ -189,50 +275,6 @@ class CtcStream:
         return self.partial()
 
 
-def ctc_greedy(
-    log_probs: npt.ArrayLike,
-    lengths: npt.ArrayLike | None = None,
-    tokens: Sequence[str] | str | os.PathLike[str] | None = None,
-    blank_id: int = 0,
-) -> list[Hypothesis]:
-    """The most probable token of every frame, repeats merged and blanks taken out.
-
-    This is best-path decoding (Graves et al. 2006, section 3.2): the tokens of the best single
-    alignment, which need not be the most probable tokens.
-
-    Args:
-        log_probs: float32 [batch, time, vocab], natural logarithms.
-        lengths: int64 [batch], frames of each utterance; None for all `time` frames.
-        tokens: the vocabulary by token id, the path of a `tokens.txt`, or None for ids only.
-        blank_id: column of the blank.
-
-    Returns:
-        One hypothesis per utterance. `ctc_score` and `score` are ln p of the best path; among
-        equally probable tokens of a frame the lowest id counts.
-
-    Raises:
-        ValueError: as `CtcBeamDecoder.decode`.
-    """
-    batch, frames = check_batch(log_probs, lengths)
-    vocabulary = load_tokens(tokens)
-    check_vocabulary(vocabulary, batch.shape[2])
-    num_utterances, num_frames, vocab = batch.shape
-    if num_utterances and not 0 <= blank_id < vocab:
-        raise ValueError(f"blank_id is {blank_id}, but log_probs has tokens 0 to {vocab - 1}")
-    if len(frames) == 0:
-        frames = np.full(num_utterances, num_frames, dtype=np.int64)
-    hypotheses = []
-    for i in range(num_utterances):
-        if not 0 <= frames[i] <= num_frames:
-            raise ValueError(
-                f"utterance {i}: its length is {frames[i]}, but log_probs has {num_frames} frames"
-            )
-        utterance = batch[i, : frames[i]]
-        check_values(utterance, i)
-        hypotheses.append(_best_path(utterance, blank_id, vocabulary))
-    return hypotheses
-
-
 def ctc_align(log_probs: npt.ArrayLike, hypothesis: Hypothesis, blank_id: int = 0) -> Hypothesis:
     """The hypothesis with frames and confidences from its best alignment to CTC log-probs.
 
@@ -241,7 +283,7 @@ def ctc_align(log_probs: npt.ArrayLike, hypothesis: Hypothesis, blank_id: int = 
     figure 3).
 
     Args:
-        log_probs: float32 [time, vocab] of one utterance, natural logarithms.
+        log_probs: float32 or float16 [time, vocab] of one utterance, natural logarithms.
         hypothesis: whose `token_ids` are aligned; its other fields stay.
         blank_id: column of the blank.
 
@@ -254,9 +296,8 @@ def ctc_align(log_probs: npt.ArrayLike, hypothesis: Hypothesis, blank_id: int = 
         ValueError: the shape does not fit, an id is not in the vocabulary, or a value is NaN or
             +inf; the message names the frame.
     """
-    raw = _core.align(
-        np.ascontiguousarray(log_probs, dtype=np.float32), hypothesis.token_ids, blank_id
-    )
+    frames = as_log_probs(log_probs, "[time, vocab]")
+    raw = _core.align(frames, hypothesis.token_ids, blank_id)
     aligned = from_raw(raw, None)
     return replace(
         hypothesis,
@@ -268,80 +309,33 @@ def ctc_align(log_probs: npt.ArrayLike, hypothesis: Hypothesis, blank_id: int = 
     )
 
 
-def _best_path(
-    log_probs: npt.NDArray[np.float32], blank_id: int, tokens: Sequence[str] | None
-) -> Hypothesis:
-    if len(log_probs) == 0:
-        return Hypothesis((), "", score=0.0, ctc_score=0.0, confidence=1.0)
-    path = log_probs.argmax(axis=1)
-    path_log_probs = log_probs.max(axis=1).astype(np.float64)
-    score = float(path_log_probs.sum())
-
-    starts = np.flatnonzero(np.diff(path, prepend=-1))
-    ends = np.append(starts[1:], len(path))
-    spoken = path[starts] != blank_id
-    token_ids = tuple(int(i) for i in path[starts[spoken]])
-    # A token's run of frames peaks where it is most probable; argmax takes the first of equals.
-    timesteps = tuple(
-        int(start + path_log_probs[start:end].argmax())
-        for start, end in zip(starts[spoken], ends[spoken], strict=True)
+def _fusion_model(
+    tokens: list[str] | None,
+    language_model: NgramLanguageModel | None,
+    hotwords: Mapping[str, float] | Mapping[tuple[int, ...], float],
+    options: FusionOptions,
+) -> _core.FusionModel | None:
+    """The extension's counterpart of what scores prefixes; None where nothing does."""
+    phrases: list[tuple[str, tuple[int, ...], float]] = []
+    for phrase, boost in hotwords.items():
+        if isinstance(phrase, str) == (tokens is None):
+            expected = "tuples of token ids" if tokens is None else "texts"
+            raise ValueError(f"hotword {phrase!r}: with these tokens, hotwords are {expected}")
+        if isinstance(phrase, str):
+            phrases.append((" ".join(phrase.replace(WORD_START, " ").split()), (), boost))
+        else:
+            phrases.append(("", phrase, boost))
+    nothing = language_model is None and not phrases and options.word_bonus == 0.0
+    model = _core.FusionModel(
+        language_model=None if language_model is None else language_model.to_core(),
+        tokens=[] if nothing or tokens is None else tokens,
+        hotwords=phrases,
+        lm_weight=options.lm_weight,
+        unknown_word_bonus=options.unknown_word_bonus,
+        word_bonus=options.word_bonus,
+        lm_over_tokens=options.lm_unit == "token",
     )
-    peaks = np.minimum(path_log_probs[list(timesteps)] if timesteps else path_log_probs, 0.0)
-    return Hypothesis(
-        token_ids,
-        "" if tokens is None else text_of(token_ids, tokens),
-        score=score,
-        ctc_score=score,
-        timesteps=timesteps,
-        token_starts=tuple(int(start) for start in starts[spoken]),
-        token_ends=tuple(int(end) for end in ends[spoken]),
-        token_confidences=tuple(float(p) for p in np.exp(peaks)) if timesteps else (),
-        confidence=float(np.exp(peaks.mean())),
-    )
-
-
-def check_batch(
-    log_probs: npt.ArrayLike, lengths: npt.ArrayLike | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """`log_probs` as C-contiguous float32 and `lengths` as int64, empty for None.
-
-    Raises:
-        ValueError: a number of dimensions, a type or the number of lengths does not fit.
-    """
-    batch = np.ascontiguousarray(log_probs, dtype=np.float32)
-    if batch.ndim != 3:
-        raise ValueError(f"log_probs has shape {batch.shape}; expected [batch, time, vocab]")
-    if lengths is None:
-        return batch, np.empty(0, dtype=np.int64)
-    frames = np.asarray(lengths)
-    if frames.shape != batch.shape[:1]:
-        raise ValueError(
-            f"lengths has shape {frames.shape}; expected [{len(batch)}], one for each utterance"
-        )
-    if frames.dtype.kind not in "iu" and frames.size > 0:
-        raise ValueError(f"lengths has type {frames.dtype}; expected whole numbers of frames")
-    return batch, np.ascontiguousarray(frames, dtype=np.int64)
-
-
-def check_vocabulary(tokens: Sequence[str] | None, vocab: int) -> None:
-    """Raise ValueError unless every column of the log-probs has a token."""
-    if tokens is not None and len(tokens) < vocab:
-        raise ValueError(
-            f"log_probs has {vocab} columns, but there are only {len(tokens)} tokens; the model "
-            f"and the vocabulary do not belong together"
-        )
-
-
-def check_values(log_probs: npt.NDArray[np.float32], utterance: int) -> None:
-    """Raise ValueError, naming the frame, if a value of [time, vocab] is NaN or +inf."""
-    bad = np.isnan(log_probs) | np.isposinf(log_probs)
-    if bad.any():
-        frame, token = np.argwhere(bad)[0]
-        what = "NaN" if np.isnan(log_probs[frame, token]) else "+inf"
-        raise ValueError(
-            f"utterance {utterance}, frame {frame}: log_probs is {what} for token {token}; natural "
-            f"logarithms of probabilities are expected"
-        )
+    return None if nothing else model
 
 
 def available_cores() -> int:

@@ -26,8 +26,8 @@ class Hypothesis:
     """What the hypotheses of an utterance are sorted by, best first; ties are in order of ids.
 
     (ctc_weight * ctc_score + (1 - ctc_weight) * attention_score + lm_weight * lm_score
-    + length_bonus * n) / ((5 + n) / 6) ** length_penalty, with n tokens. Where one of the first two
-    is None, the other stands for both terms.
+    + bonus_score + length_bonus * n) / ((5 + n) / 6) ** length_penalty, with n tokens. Where one of
+    the first two is None, the other stands for both terms.
     """
 
     ctc_score: float | None = None
@@ -37,7 +37,7 @@ class Hypothesis:
     """Sum of ln p over the tokens and `</s>`, after the repetition penalty."""
 
     lm_score: float = 0.0
-    """ln p of the tokens under a language model; 0 without one."""
+    """ln p of the words and `</s>` under a language model; 0 without one."""
 
     timesteps: tuple[int, ...] = ()
     """0-based encoder frame of each token's peak in the best alignment; empty without CTC."""
@@ -56,6 +56,9 @@ class Hypothesis:
 
     token_ends: tuple[int, ...] = ()
     """The frame after each token's last."""
+
+    bonus_score: float = 0.0
+    """What words and hotwords add, see `FusionOptions`."""
 
     def token_times(self, frame_shift_s: float = 0.04) -> list[tuple[float, float]]:
         """Start and end of each token in seconds; empty without CTC.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from .. import _core
 
@@ -31,12 +32,42 @@ class BeamOptions:
     """Exponent of ((5 + n) / 6), by which the score of n tokens is divided after the search: the
     prefixes of the last frame are ranked by it, then cut to `n_best` (Wu et al. 2016, eq. 14)."""
 
+    check_sums: bool = False
+    """Refuse frames whose probabilities do not add up to 1, as those of logits do not."""
+
     def __post_init__(self) -> None:
         self.to_core()
 
     def to_core(self) -> _core.CtcBeamOptions:
         """The extension's counterpart."""
         return _core.CtcBeamOptions(**asdict(self))
+
+
+@dataclass(frozen=True)
+class FusionOptions:
+    """What a language model and words count for in the CTC search (shallow fusion, Gulcehre et al.
+    2015).
+
+    A word is scored when the next one begins, the last one and `</s>` at the end of the utterance.
+    """
+
+    lm_weight: float = 0.5
+    """Factor on the language model's ln p, at least 0."""
+
+    word_bonus: float = 0.0
+    """Added for every word, in natural-log units: a language model alone favours few words."""
+
+    unknown_word_bonus: float = 0.0
+    """Added to ln p of a word that the language model lacks, before the weight. No word gets more
+    than 0 of this and its ln p together."""
+
+    lm_unit: Literal["word", "token"] = "word"
+    """What the language model's n-grams are of: words, which the tokens spell, or the tokens of
+    `tokens.txt` themselves."""
+
+    def __post_init__(self) -> None:
+        if self.lm_unit not in ("word", "token"):
+            raise ValueError(f"lm_unit is {self.lm_unit!r}; it must be 'word' or 'token'")
 
 
 @dataclass(frozen=True)
