@@ -214,3 +214,30 @@ def test_model_in_training_mode_is_refused(model):
             TorchEngine(model)
     finally:
         model.eval()
+
+
+def test_hotwords_and_a_language_model_reach_the_search_and_the_rescoring(
+    engine, vocabulary, noise, tmp_path
+):
+    batch = pad_batch(noise(16000))
+    [plain] = recognise_batch(engine, *batch, "ctc_beam", OPTIONS, vocabulary)
+    wanted = vocabulary.tokens[5].strip("\u2581")
+    arpa = tmp_path / "lm.arpa"
+    arpa.write_text(
+        f"\\data\\\nngram 1=4\n\n\\1-grams:\n-9 <s>\n-1 </s>\n-3 <unk>\n-0.5 {wanted}\n\n\\end\\\n",
+        encoding="utf-8",
+    )
+    options = dataclasses.replace(
+        OPTIONS, language_model=str(arpa), lm_weight=0.7, hotwords={wanted: 400.0}
+    )
+    for mode in ("ctc_beam", "rescoring"):
+        [hypotheses] = recognise_batch(engine, *batch, mode, options, vocabulary)
+        best = hypotheses[0]
+        assert wanted in best.text.split()
+        assert best.bonus_score >= 400.0
+        acoustic = best.ctc_score
+        if mode == "rescoring":
+            acoustic = 0.5 * best.ctc_score + 0.5 * best.attention_score
+        assert best.score == pytest.approx(acoustic + 0.7 * best.lm_score + best.bonus_score)
+    assert plain[0].text != best.text
+    assert plain[0].lm_score == plain[0].bonus_score == 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from voxformer.cli.numbers import fraction, whole
+from voxformer.cli.search import add_search_arguments, with_search_arguments
 
 EXAMPLE = "voxformer evaluate --model bundles/an4 --manifest an4-test.jsonl --mode all"
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads (default: all)")
+    add_search_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     utterances = read_manifest(args.manifest)
     model = open_model(args.model, args.provider, args.threads)
-    options = model.options
+    options = with_search_arguments(model.options, args)
     if args.beam_size is not None:
         n_best = min(options.n_best, args.beam_size)
         options = replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 
@@ -30,3 +31,38 @@ def fraction(text: str) -> float:
     if not 0.0 <= number <= 1.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return number
+
+
+def finite(text: str) -> float:
+    """A type for argparse: any number but infinity and NaN."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
+
+
+def at_least(low: float) -> Callable[[str], float]:
+    """A type for argparse: a number of at least `low`."""
+
+    def parse(text: str) -> float:
+        number = finite(text)
+        if number < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {low:g}")
+        return number
+
+    return parse
+
+
+def above(low: float) -> Callable[[str], float]:
+    """A type for argparse: a number above `low`."""
+
+    def parse(text: str) -> float:
+        number = finite(text)
+        if number <= low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above {low:g}")
+        return number
+
+    return parse

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from voxformer.cli.numbers import whole
+from voxformer.cli.search import add_search_arguments, with_search_arguments
 
 if TYPE_CHECKING:
     from voxformer.runtime import Transcript
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads (default: all)")
+    add_search_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         _refuse_same_names(args.audio)
     recognizer = Recognizer.load(args.model, provider=args.provider, threads=args.threads)
+    recognizer.options = with_search_arguments(recognizer.options, args)
     done: list[tuple[str, Transcript]] = []
     unreadable = 0
     for first in range(0, len(args.audio), RECORDINGS_AT_ONCE):

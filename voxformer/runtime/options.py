@@ -85,6 +85,10 @@ class DecodingOptions:
         repetition_penalty: factor on ln p of tokens that the hypothesis already holds; 1 is off.
         no_repeat_ngram: the attention search never repeats an n-gram of this size; 0 is off.
         max_tokens_per_second: cap on an attention hypothesis; None leaves one token per frame.
+        language_model: path of an n-gram model (`NgramLanguageModel.load`) that scores the
+            hypotheses of the CTC search, and with it those that are rescored; None for none.
+        lm_weight, word_bonus, unknown_word_bonus, lm_unit: what it counts for, see `FusionOptions`.
+        hotwords: phrases and their boosts, see `CtcBeamDecoder`; a mapping, or pairs.
         num_threads: threads of the C++ searches over the utterances of a batch; 0 is one per core.
     """
 
@@ -98,7 +102,18 @@ class DecodingOptions:
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0
     max_tokens_per_second: float | None = None
+    language_model: str | None = None
+    lm_weight: float = 0.5
+    word_bonus: float = 0.0
+    unknown_word_bonus: float = 0.0
+    lm_unit: Literal["word", "token"] = "word"
+    hotwords: Mapping[str, float] | Sequence[tuple[str, float]] = ()
     num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        # Pairs can be hashed, as decoders that are kept from one batch to the next need.
+        pairs = self.hotwords.items() if isinstance(self.hotwords, Mapping) else self.hotwords
+        object.__setattr__(self, "hotwords", tuple((phrase, boost) for phrase, boost in pairs))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> DecodingOptions:

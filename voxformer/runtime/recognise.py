@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from voxformer.decoding import (
     AttentionOptions,
     BeamOptions,
     CtcBeamDecoder,
+    FusionOptions,
     Hypothesis,
+    NgramLanguageModel,
     RescoringOptions,
     attention_decode,
     ctc_greedy,
@@ -148,6 +151,8 @@ def batches_by_duration(
     return batches
 
 
+# Made once for many batches: a language model is read, and what hotwords favour is remembered.
+@lru_cache(maxsize=2)
 def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDecoder:
     return CtcBeamDecoder(
         vocabulary.tokens,
@@ -159,6 +164,18 @@ def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDec
             length_penalty=options.length_penalty,
         ),
         num_threads=options.num_threads or None,
+        language_model=(
+            None
+            if options.language_model is None
+            else NgramLanguageModel.load(options.language_model)
+        ),
+        hotwords=dict(options.hotwords),
+        fusion=FusionOptions(
+            lm_weight=options.lm_weight,
+            word_bonus=options.word_bonus,
+            unknown_word_bonus=options.unknown_word_bonus,
+            lm_unit=options.lm_unit,
+        ),
     )
 
 
@@ -183,6 +200,7 @@ def _rescore(
     decoder = _ctc_decoder(options, vocabulary)
     rescoring = RescoringOptions(
         ctc_weight=options.ctc_weight,
+        lm_weight=options.lm_weight if options.language_model is not None else 0.0,
         length_bonus=options.length_bonus,
         length_penalty=options.length_penalty,
         repetition_penalty=options.repetition_penalty,

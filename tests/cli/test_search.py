@@ -1,0 +1,76 @@
+"""What the command line makes of a language model and hotwords."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from voxformer.cli.search import SearchOptionError, add_search_arguments, with_search_arguments
+from voxformer.runtime import DecodingOptions
+
+ARPA = "\\data\\\nngram 1=3\n\n\\1-grams:\n-9 <s>\n-0.5 </s>\n-0.5 yes\n\n\\end\\\n"
+
+
+def parse(*arguments: str) -> DecodingOptions:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_search_arguments(parser)
+    return with_search_arguments(DecodingOptions(lm_weight=0.3), parser.parse_args(arguments))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lm.arpa").write_text(ARPA)
+
+
+def test_what_is_not_given_stays_as_the_model_has_it() -> None:
+    assert parse() == DecodingOptions(lm_weight=0.3)
+    given = parse("--lm", "lm.arpa", "--word-bonus", "-0.5", "--lm-unit", "token")
+    assert given == DecodingOptions(
+        language_model="lm.arpa", lm_weight=0.3, word_bonus=-0.5, lm_unit="token"
+    )
+
+
+def test_hotwords_have_the_common_boost_or_their_own() -> None:
+    Path("words.txt").write_text("New York \t2.5\n\nPhnom Penh\r\n", encoding="utf-8")
+    assert parse("--hotwords", "words.txt").hotwords == (("New York", 2.5), ("Phnom Penh", 5.0))
+    common = parse("--hotwords", "words.txt", "--hotword-boost", "9").hotwords
+    assert common == (("New York", 2.5), ("Phnom Penh", 9.0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"yes\tmuch\n", r"words.txt:1: boost 'much' is not a number"),
+        (b"no\nyes\t-1\n", r"words.txt:2: boost '-1' is not a number above 0"),
+        (b"\n \n", r"words.txt: no hotwords"),
+        (b"\xff\n", r"words.txt: not UTF-8 text"),
+    ],
+)
+def test_hotwords_that_cannot_be_used_are_refused(content: bytes, message: str) -> None:
+    Path("words.txt").write_bytes(content)
+    with pytest.raises(SearchOptionError, match=message):
+        parse("--hotwords", "words.txt")
+
+
+def test_a_file_that_is_no_language_model_is_refused_by_its_name() -> None:
+    Path("bad.arpa").write_text("hello\n")
+    with pytest.raises(SearchOptionError, match=r"--lm: bad.arpa"):
+        parse("--lm", "bad.arpa")
+    with pytest.raises(FileNotFoundError):
+        parse("--lm", "nope.arpa")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--lm-weight", "-1"), "'-1' is not a number of at least 0"),
+        (("--word-bonus", "nan"), "'nan' is not a number"),
+        (("--hotword-boost", "0"), "'0' is not a number above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(arguments: tuple[str, str], message: str) -> None:
+    with pytest.raises(argparse.ArgumentError, match=message):
+        parse(*arguments)

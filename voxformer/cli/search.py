@@ -1,0 +1,82 @@
+"""Options of the CTC search that `evaluate` and `transcribe` share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from voxformer.cli.numbers import above, at_least, finite
+
+if TYPE_CHECKING:
+    from voxformer.runtime import DecodingOptions
+
+DEFAULT_BOOST = 5.0
+
+
+class SearchOptionError(ValueError):
+    """A language model or a file of hotwords cannot be used."""
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """A language model and hotwords, for `ctc_beam` and `rescoring`."""
+    group = parser.add_argument_group("language model and hotwords (ctc_beam and rescoring)")
+    group.add_argument("--lm", metavar="FILE", help="n-grams: .arpa, .arpa.gz or .voxlm")
+    group.add_argument("--lm-weight", type=at_least(0.0), help="factor on its ln p (default: 0.5)")
+    group.add_argument(
+        "--lm-unit", choices=("word", "token"), help="of its n-grams (default: word)"
+    )
+    group.add_argument("--word-bonus", type=finite, help="added for every word (default: 0)")
+    group.add_argument(
+        "--hotwords", metavar="FILE", help="phrases, one a line; a tab and its own boost may follow"
+    )
+    group.add_argument(
+        "--hotword-boost",
+        type=above(0.0),
+        default=DEFAULT_BOOST,
+        help=f"of phrases without their own, in nats (default: {DEFAULT_BOOST:g})",
+    )
+
+
+def with_search_arguments(options: DecodingOptions, args: argparse.Namespace) -> DecodingOptions:
+    """The options with what was given on the command line.
+
+    Raises:
+        SearchOptionError: the language model or the hotwords cannot be used.
+    """
+    from dataclasses import replace
+
+    from voxformer.decoding import NgramLanguageModel
+
+    if args.lm is not None:
+        try:
+            NgramLanguageModel.load(args.lm)
+        except ValueError as error:
+            raise SearchOptionError(f"--lm: {error}") from None
+    given = {
+        "language_model": args.lm,
+        "lm_weight": args.lm_weight,
+        "lm_unit": args.lm_unit,
+        "word_bonus": args.word_bonus,
+        "hotwords": None if args.hotwords is None else _read(args.hotwords, args.hotword_boost),
+    }
+    return replace(options, **{key: value for key, value in given.items() if value is not None})
+
+
+def _read(name: str, boost: float) -> tuple[tuple[str, float], ...]:
+    try:
+        with open(name, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except UnicodeDecodeError as error:
+        raise SearchOptionError(f"{name}: not UTF-8 text: {error.reason}") from None
+    hotwords: dict[str, float] = {}
+    for number, line in enumerate(lines, start=1):
+        phrase, tab, own = line.rstrip("\r").partition("\t")
+        if not phrase.strip():
+            continue
+        try:
+            hotwords[phrase.strip()] = above(0.0)(own.strip()) if tab else boost
+        except argparse.ArgumentTypeError as error:
+            raise SearchOptionError(f"{name}:{number}: boost {error}") from None
+    if not hotwords:
+        raise SearchOptionError(f"{name}: no hotwords; give one phrase a line")
+    return tuple(hotwords.items())
