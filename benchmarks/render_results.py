@@ -6,7 +6,10 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a file's stem. Several
 names, separated by spaces, give one table with a first column `run`. What a file holds is known by
 its keys: the report of `voxformer evaluate --json`, of `benchmarks/rtf.py --json`, results.json or
-training.json of `voxformer quickstart`, or a plain `{"columns": [...], "rows": [[...], ...]}`.
+training.json of `voxformer quickstart`, a run of `benchmarks/decoder.py`, or a plain
+`{"columns": [...], "rows": [[...], ...]}`. Of a run of decoder.py, `NAME` gives the claims,
+`NAME:cells` the cells of one utterance length on one thread, `NAME:threads` those on several, and
+`NAME:extras` those with a language model or hotwords.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,13 +100,15 @@ def render(text: str, results: Path) -> str:
 
 def table(names: Sequence[str], results: Path) -> str:
     """One Markdown table of the named result files; those that are missing are named."""
-    found = {name: path for name in names if (path := results / f"{name}.json").is_file()}
-    missing = [name for name in names if name not in found]
+    paths = {name: results / f"{name.partition(':')[0]}.json" for name in names}
+    found = {name: path for name, path in paths.items() if path.is_file()}
+    missing = dict.fromkeys(path.name for name, path in paths.items() if name not in found)
     parts = []
     if found:
-        parts.append(_markdown({name: _read(path) for name, path in found.items()}, len(names) > 1))
+        tables = {name: _read(path, name.partition(":")[2]) for name, path in found.items()}
+        parts.append(_markdown(tables, len(names) > 1))
     if missing:
-        files = ", ".join(f"`{RESULTS}/{name}.json`" for name in missing)
+        files = ", ".join(f"`{RESULTS}/{name}`" for name in missing)
         parts.append(f"Not measured yet: {files}.\n")
     return "\n" + "\n".join(parts) + "\n"
 
@@ -121,9 +127,11 @@ def _markdown(tables: dict[str, Table], several: bool) -> str:
     return text + "".join(f"\n{note}\n" for note in notes)
 
 
-def _read(path: Path) -> Table:
+def _read(path: Path, part: str = "") -> Table:
     try:
         values = json.loads(path.read_text("utf-8"))
+        if "cells" in values:
+            return _decoder_table(values, part)
         if "columns" in values:
             rows = [tuple(str(cell) for cell in row) for row in values["rows"]]
             notes = [values["note"]] if "note" in values else []
@@ -171,6 +179,58 @@ def _mode_row(mode: str, found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['rtf']:.4f}",
         f"{found['rtfx']:.1f}",
     )
+
+
+def _decoder_table(values: dict[str, Any], part: str) -> Table:
+    cells = values["cells"]
+    if part == "":
+        columns = ("claim", "aim", "least", "holds", "where it is least", "figures")
+        return Table(columns, [_claim_row(c) for c in values["claims"]], _circumstances(values))
+    plain = [cell for cell in cells if cell["extra"] == "none"]
+    if part == "extras":
+        chosen = [cell for cell in cells if cell["extra"] != "none"]
+    elif part == "threads":
+        chosen = [cell for cell in plain if cell["threads"] > 1]
+    elif part == "cells":
+        chosen = [cell for cell in plain if cell["threads"] == 1]
+    else:
+        raise ValueError(f"{part!r} is no part of a run of decoder.py")
+    if part != "extras" and chosen:
+        seconds = statistics.median_high(cell["seconds"] for cell in chosen)
+        chosen = [cell for cell in chosen if cell["seconds"] == seconds]
+    names = list(values["configurations"])
+    columns = ("log-probs", "tokens", "s", "beam", "threads", "with", *names)
+    return Table(columns, [_cell_row(cell, names) for cell in chosen])
+
+
+def _claim_row(claim: dict[str, Any]) -> tuple[str, ...]:
+    if claim["least"] is None:
+        return (claim["claim"], "", "not measured", "", "", "0")
+    aim = "" if claim["aim"] is None else f"{claim['aim']:g}"
+    holds = {True: "yes", False: "no", None: ""}[claim["pass"]]
+    least = f"{claim['least']:.2f}"
+    return (claim["claim"], aim, least, holds, claim["cell"], str(claim["cells"]))
+
+
+def _cell_row(cell: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """A cell's decoders: milliseconds, nats lost and, with threads, the speed-up."""
+    row = [cell["kind"], str(cell["vocab"]), f"{cell['seconds']:g}", str(cell["beam"])]
+    row += [str(cell["threads"]), "" if cell["extra"] == "none" else cell["extra"]]
+    for name in names:
+        found = cell["decoders"].get(name, {"status": "skipped: not asked for"})
+        if "cpu_s" not in found:
+            # Why is in the file; a cell has room for what kind of reason it is.
+            slow = found["status"].startswith("skipped: too")
+            row.append("too slow" if slow else "-")
+            continue
+        seconds = found["cpu_s"] if cell["threads"] == 1 else found["wall_s"]
+        text = f"{seconds * 1e3:.3g} ms"
+        if found["lost_nats"] is not None:
+            text += f", {found['lost_nats']:.2f}"
+        if "speed_up" in found:
+            text += f", {found['speed_up']:.2f}x"
+        row.append(text)
+    return tuple(row)
 
 
 def _circumstances(values: dict[str, Any]) -> str:

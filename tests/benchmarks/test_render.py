@@ -131,6 +131,49 @@ def test_check_writes_nothing_and_fails_until_rendered(renderer, root, capsys):
     assert renderer.main(["--check"], root) == 0
 
 
+def decoder_run():
+    """What benchmarks/decoder.py writes, of two cells."""
+    figures = {"status": "ok", "cpu_s": 0.001, "wall_s": 0.002, "lost_nats": 0.25}
+    cell = {
+        "kind": "peaky",
+        "vocab": 29,
+        "seconds": 4.0,
+        "beam": 10,
+        "threads": 1,
+        "extra": "none",
+        "decoders": {"ours": figures, "peer": {"status": "skipped: too slow (9.0 s at a cell)"}},
+    }
+    threads = {**cell, "threads": 2, "decoders": {"ours": {**figures, "speed_up": 1.9}}}
+    held = {"claim": "peer / ours", "aim": 2.0, "least": 1.5, "pass": False}
+    return {
+        "machine": {"cpu": "Some CPU", "cores": 2},
+        "versions": {"voxformer": "0.1.0"},
+        "configurations": {"ours": "exact", "peer": "defaults"},
+        "claims": [{**held, "cell": "peaky, 29", "cells": 4}],
+        "cells": [cell, threads],
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "row"),
+    [
+        ("decoder", "| peer / ours | 2 | 1.50 | no | peaky, 29 | 4 |"),
+        ("decoder:cells", "| peaky | 29 | 4 | 10 | 1 |  | 1 ms, 0.25 | too slow |"),
+        ("decoder:threads", "| peaky | 29 | 4 | 10 | 2 |  | 2 ms, 0.25, 1.90x | - |"),
+    ],
+)
+def test_parts_of_a_decoder_run_are_tables_of_their_own(renderer, root, part, row):
+    write(root, part, decoder=decoder_run())
+    assert renderer.main([], root) == 0
+    assert f"\n{row}\n" in page(root)
+
+
+def test_unknown_part_is_an_error_that_names_it(renderer, root, capsys):
+    write(root, "decoder:all", decoder=decoder_run())
+    assert renderer.main([], root) == 2
+    assert "decoder.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
