@@ -83,7 +83,7 @@ std::vector<std::vector<Hypothesis>> DecodeBatch(const std::vector<CtcLogProbs>&
     }
     std::vector<Hypothesis> hypotheses = search.Results();
     aligner.Start(utterance, options.blank_id, search.row_maxima());
-    for (Hypothesis& hypothesis : hypotheses) aligner.Align(&hypothesis);
+    aligner.Align(&hypotheses);
     results[i] = std::move(hypotheses);
   });
   return results;
@@ -102,12 +102,12 @@ Hypothesis AlignTokens(const CtcLogProbs& log_probs, std::vector<std::int32_t> t
     }
   }
   const std::vector<float> row_maxima = CheckRows(log_probs, 0);
-  Hypothesis hypothesis;
-  hypothesis.token_ids = std::move(token_ids);
+  std::vector<Hypothesis> hypotheses(1);
+  hypotheses[0].token_ids = std::move(token_ids);
   CtcAligner aligner;
   aligner.Start(log_probs, blank_id, row_maxima);
-  aligner.Align(&hypothesis);
-  return hypothesis;
+  aligner.Align(&hypotheses);
+  return std::move(hypotheses[0]);
 }
 
 }  // namespace voxformer

@@ -1,6 +1,7 @@
 // When a hypothesis' tokens were spoken, and how sure the model was.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -13,36 +14,57 @@ namespace voxformer {
 // Viterbi alignment of token sequences to CTC log-probs (the best path through the lattice of
 // Graves et al. 2006, figure 3). Keeps its buffers from one utterance to the next.
 //
-// Only states that can lie on a path of a given score are visited: those whose best beginning plus
-// the maxima of the frames to come reach it. Where no path has that score it is lowered, so that
-// the result is the best of all paths. Time and memory then grow with the frames and not with
-// frames times tokens, unless the model is at a loss throughout.
+// The hypotheses of an utterance differ in few tokens, so they are aligned together, in one lattice
+// over the tree of their prefixes. Only states that can lie on a path of a given score are visited:
+// those whose best beginning plus the maxima of the frames to come reach it. Where a hypothesis has
+// no path of that score it is lowered, so that the result is the best of all paths. Time and memory
+// then grow with the frames and not with frames times tokens, unless the model is at a loss
+// throughout.
 class CtcAligner {
  public:
   // The log-probs [time, vocab] that Align() refers to, and the maximum of each row.
   void Start(const CtcLogProbs& log_probs, std::int64_t blank_id, Span<const float> row_maxima);
 
-  // Fills the frames, token_confidences and confidence of `hypothesis`, whose tokens must have an
-  // alignment; otherwise they stay empty and confidence is 0. Where two alignments are equally
-  // good, tokens last longer. A ctc_score, where there is one, says where to begin looking.
-  void Align(Hypothesis* hypothesis);
+  // Fills the frames, token_confidences and confidence of each hypothesis whose tokens have an
+  // alignment; in the others they stay empty and confidence is 0. Where two alignments are equally
+  // good, tokens last longer. The ctc_scores, where there are some, say where to begin looking.
+  void Align(std::vector<Hypothesis>* hypotheses);
 
  private:
-  bool BestPath(const Hypothesis& hypothesis);
-  bool PathAbove(double lowest, const std::vector<std::int32_t>& token_ids);
-
+  // A prefix of some hypothesis, with the best paths that end in its last token and in the blank
+  // after that.
+  struct Prefix {
+    double in_token;
+    double in_blank;
+    std::int32_t parent;
+    std::int32_t token;
+    std::int32_t
+        reach;     // one more than the last prefix that this one or any before it is parent of
+    bool differs;  // from the parent's token, so that no blank is needed between them
+  };
   struct Band {
-    std::size_t first_state;
+    std::size_t first;       // in prefixes_
     std::size_t first_step;  // in steps_
   };
 
+  void BuildTree(const std::vector<Hypothesis>& hypotheses);
+  bool PathsAbove(double lowest, double* best_at_end);
+  void Trace(std::size_t leaf);
+  void Fill(Hypothesis* hypothesis) const;
+
   CtcLogProbs log_probs_;
   std::size_t blank_ = 0;
-  std::vector<double> rest_;         // [time + 1]: sum of the row maxima from a frame on
-  std::vector<double> score_;        // [states]: of the best path to each; -inf outside the band
-  std::vector<Band> bands_;          // [time]
-  std::vector<std::uint8_t> steps_;  // how many states back the path came from
-  std::vector<std::uint32_t> path_;  // [time]: the state at each frame
+  double lowest_ = 0.0;             // score that a path must have, as PathsAbove() took it
+  std::vector<double> rest_;        // [time + 1]: sum of the row maxima from a frame on
+  std::vector<std::size_t> order_;  // hypotheses yet to be aligned, in order of their tokens
+  std::vector<std::size_t> leaf_;   // of each of these
+  std::vector<Prefix> prefixes_;    // by length, and among equals in order of their parents
+  std::vector<Band> bands_;         // [time]
+  // How the best path came to each state: the token's in the lower two bits (0 from itself, 1 from
+  // the blank before, 2 from the token before), then the blank's (1 from the token before it).
+  std::vector<std::uint8_t> steps_;
+  std::vector<std::uint32_t> path_;  // [time]: 0 for the blank, k + 1 for token k
+  RowBuffer row_buffer_;
 };
 
 }  // namespace voxformer

@@ -43,7 +43,7 @@ std::vector<Hypothesis> CtcStream::Partial() {
   const std::vector<float>& row_maxima = search_.row_maxima();
   aligner_.Start(CtcLogProbs(frames_.data(), row_maxima.size(), vocab_), options_.blank_id,
                  row_maxima);
-  for (Hypothesis& hypothesis : hypotheses) aligner_.Align(&hypothesis);
+  aligner_.Align(&hypotheses);
   return hypotheses;
 }
 
