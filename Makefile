@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # CMake, Ninja and the formatters come from the environment, not from the system.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
-CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/tests/*.cpp csrc/tests/*.h)
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/tests/*.cpp csrc/tests/*.h csrc/fuzz/*.cpp)
 BENCHMARKS := $(wildcard benchmarks/*.py)
+FUZZ_SECONDS ?= 60
 SAY := @printf '==> %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install quickstart test test-long lint format typecheck test-cpp wheel clean
+.PHONY: help venv install quickstart test test-long lint format typecheck test-cpp fuzz wheel clean
 
 help: ## Show this list
 	@printf 'Usage: make TARGET\n\n'
@@ -71,6 +72,16 @@ test-cpp: $(INSTALLED) ## Run the C++ tests under ASan and UBSan
 	$(IN_VENV) cmake --preset asan
 	$(IN_VENV) cmake --build --preset asan
 	$(IN_VENV) ctest --preset asan
+
+fuzz: $(INSTALLED) ## Feed the decoder and the language model arbitrary bytes (needs clang)
+	$(SAY) 'Fuzzing each target for $(FUZZ_SECONDS) s, with sanitizers'
+	$(IN_VENV) cmake --preset fuzz
+	$(IN_VENV) cmake --build --preset fuzz
+	@for target in decoder language_model; do \
+	  mkdir -p build/fuzz/corpus/$$target && \
+	  build/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -verbosity=0 \
+	    -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; \
+	done
 
 wheel: $(INSTALLED) ## Build a wheel into dist/
 	$(SAY) 'Building a wheel into dist/'

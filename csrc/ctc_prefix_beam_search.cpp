@@ -19,6 +19,7 @@ constexpr double kLn2 = 0.69314718055994530942;
 constexpr double kMostOfAFaintToken = 1e-21;  // more than e^(kLargestBonus - kLargestLogProb)
 constexpr double kWidest = 1e-120;            // least over largest total of the beam
 constexpr double kFaint = 1e-290;
+constexpr double kFarthest = 1e12;  // largest logarithm of a mass
 constexpr double kLowestMass = 1e-20;
 constexpr double kHighestMass = 1e20;
 // Frames before probabilities are tried again: the change costs as much as a frame.
@@ -504,7 +505,9 @@ bool CtcPrefixBeamSearch::Narrow() const noexcept {
     if (beam_.blank[i] < lowest && beam_.blank[i] != kLogZero) return false;
     if (std::fabs(beam_.log_gain[i]) > kLargestBonus) return false;
   }
-  return beam_.size > 0 && std::fabs(largest_gain_) <= kLargestBonus;
+  // So far off, a logarithm has lost what distinguishes the prefixes, and the exponent its range.
+  return beam_.size > 0 && std::fabs(best_) < kFarthest &&
+         std::fabs(largest_gain_) <= kLargestBonus;
 }
 
 void CtcPrefixBeamSearch::ToLogarithms() {
