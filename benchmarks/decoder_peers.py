@@ -29,6 +29,8 @@ SPACE = "\u2581"
 UNLIMITED = 1e9
 # At which a language model is applied, for every decoder: ln p(tokens) + 0.5 ln p(words).
 LM_WEIGHT = 0.5
+# Of each hotword, in nats: pyctcdecode's default weight.
+HOTWORD_BOOST = 10.0
 
 
 class Unsupported(ValueError):
@@ -70,6 +72,9 @@ class Configuration:
 CONFIGURATIONS = {
     "voxformer": Configuration("voxformer", {"n_best": None}, "exact; whole beam, with times"),
     "voxformer, best only": Configuration("voxformer", {"n_best": 1}, "exact; best, with times"),
+    "voxformer, LM over words": Configuration(
+        "voxformer", {"n_best": None, "lm_unit": "word"}, "exact; whole beam, with times"
+    ),
     # The package has no defaults; these are those of torchaudio's ctc_decoder, built on it.
     "flashlight-text": Configuration(
         "flashlight-text",
@@ -141,15 +146,21 @@ class VoxFormer:
     def __init__(self, setting: Setting, log_probs: Sequence[FloatArray]) -> None:
         decoding = importlib.import_module("voxformer.decoding")
         self.version = importlib.import_module("voxformer").__version__
-        # A language model goes in here, as keywords of BeamOptions made from `setting.token_lm`
-        # or `setting.word_lm` with LM_WEIGHT, and hotwords beside it.
-        if setting.token_lm or setting.word_lm:
-            raise Unsupported("this version has no language model in its search")
-        if setting.hotwords:
-            raise Unsupported("this version has no hotwords")
+        unit = setting.options.get("lm_unit", "token")
+        path = setting.token_lm if unit == "token" else setting.word_lm
+        if unit == "word" and path is None:
+            raise Unsupported("the same as voxformer where there is no language model")
+        model = None if path is None else decoding.NgramLanguageModel.load(path, cache=False)
         n_best = setting.options["n_best"] or setting.beam
         options = decoding.BeamOptions(beam_size=setting.beam, n_best=n_best, blank_id=BLANK_ID)
-        self._decoder = decoding.CtcBeamDecoder(setting.tokens, options, setting.threads)
+        self._decoder = decoding.CtcBeamDecoder(
+            setting.tokens,
+            options,
+            setting.threads,
+            language_model=model,
+            hotwords=dict.fromkeys(setting.hotwords, HOTWORD_BOOST),
+            fusion=decoding.FusionOptions(lm_weight=LM_WEIGHT, lm_unit=unit),
+        )
         lengths = np.array([len(utterance) for utterance in log_probs])
         if len(log_probs) == 1:
             batch = log_probs[0][None]

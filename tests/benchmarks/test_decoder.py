@@ -11,7 +11,7 @@ import decoder_cells
 import decoder_peers
 import numpy as np
 import pytest
-from decoder_language import make_language, write_arpa
+from decoder_language import make_language, write_arpa, write_arpas
 from decoder_matrices import MatrixError, Utterances, load, make
 from decoder_report import claim_lines, claims, plot
 from decoder_scoring import ctc_log_prob
@@ -119,7 +119,11 @@ def test_every_decoder_finds_what_is_plain_to_see(tmp_path, vocab, threads):
         assert language.tokens.index("▁") not in (said[0], said[-1])
     material = decoder_cells.Material([log_probs, log_probs], language.tokens, tmp_path)
     peers = PEERS_PYTHON.exists()
-    names = [n for n in decoder_peers.CONFIGURATIONS if peers or n.startswith("voxformer")]
+    names = [
+        name
+        for name in decoder_peers.CONFIGURATIONS
+        if (peers or name.startswith("voxformer")) and "LM" not in name
+    ]
     bench = decoder_cells.Bench(
         str(PEERS_PYTHON) if peers else None, 1, 30.0, 4.0, names, random.Random(0)
     )
@@ -128,6 +132,22 @@ def test_every_decoder_finds_what_is_plain_to_see(tmp_path, vocab, threads):
     for name, found in result["decoders"].items():
         assert found["status"] == "ok", name
         assert found["lost_nats"] == pytest.approx(0.0, abs=1e-6), name
+
+
+@pytest.mark.parametrize("extra", ["lm", "hotwords"])
+def test_ours_takes_language_models_and_hotwords(tmp_path, extra):
+    language = make_language(29, 1)
+    log_probs, _ = make(language, "peaky", 4.0, 1, seed=1)
+    material = decoder_cells.Material(log_probs, language.tokens, tmp_path)
+    by_token, by_word = write_arpas(language, 0, tmp_path)
+    material.token_lm, material.word_lm = str(by_token), str(by_word)
+    material.hotwords = ["ab"]
+    names = ["voxformer", "voxformer, LM over words"]
+    bench = decoder_cells.Bench(None, 1, 30.0, 4.0, names, random.Random(0))
+    result = bench.measure(decoder_cells.Cell("peaky", 29, 4.0, 4, extra=extra), material)
+    same = "skipped: the same as voxformer where there is no language model"
+    over_words = "ok" if extra == "lm" else same
+    assert [result["decoders"][name]["status"] for name in names] == ["ok", over_words]
 
 
 def test_decoder_that_took_too_long_is_left_out_of_larger_cells_by_name(tmp_path):
