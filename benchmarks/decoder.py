@@ -29,7 +29,6 @@ import argparse
 import itertools
 import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,6 +41,7 @@ from decoder_long import measure_long
 from decoder_matrices import encode, load, make
 from decoder_peers import CONFIGURATIONS, FLOOR
 from decoder_report import cell_lines, claim_lines, claims, plot
+from one_line import leave
 
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.results import write_json
@@ -71,23 +71,17 @@ EXTRA_VOCABS, EXTRA_SECONDS, EXTRA_BEAMS = (29, 500, 2001), (4.0, 30.0), (10, 10
 
 def main() -> int:
     args = _arguments()
-    try:
-        if args.bundle:
-            encode(args.bundle, args.manifest, args.limit).save(Path(args.save))
-            return 0
-        if args.long:
-            values = measure_long(args.minutes, args.vocabs or [500, 2001], args.seed)
-        elif args.report:
-            values = json.loads(Path(args.report).read_text("utf-8"))
-            values["claims"] = claims(values["cells"])
-            print("\n".join(claim_lines(values["claims"])))
-        else:
-            values = _measure(args)
-    except ValueError as error:
-        if type(error) is ValueError:
-            raise
-        print(f"decoder.py: {error}", file=sys.stderr)
-        return 2
+    if args.bundle:
+        encode(args.bundle, args.manifest, args.limit).save(Path(args.save))
+        return 0
+    if args.long:
+        values = measure_long(args.minutes, args.vocabs or [500, 2001], args.seed)
+    elif args.report:
+        values = json.loads(Path(args.report).read_text("utf-8"))
+        values["claims"] = claims(values["cells"])
+        print("\n".join(claim_lines(values["claims"])))
+    else:
+        values = _measure(args)
     if args.json:
         write_json(args.json, values)
     if args.svg:
@@ -207,4 +201,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from one_line import leave
+
 from voxformer.audio.io import read_audio
 from voxformer.data import read_manifest
 from voxformer.evaluation.circumstances import circumstances
@@ -84,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -11,11 +11,12 @@ modes share one encoder pass, and rescoring the search of ctc_beam; their time c
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from one_line import leave
 
 from voxformer.data import read_manifest
 from voxformer.evaluation import Evaluation, evaluate
@@ -38,16 +39,6 @@ WARM_UP_BATCHES = 5
 
 def main() -> int:
     args = _arguments()
-    try:
-        return _run(args)
-    except ValueError as error:
-        if type(error) is ValueError:
-            raise
-        print(f"rtf.py: {error}", file=sys.stderr)
-        return 2
-
-
-def _run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.model or newest_bundle())
     manifest = args.manifest or bundle.values["provenance"]["manifest"]
     if manifest is None:
@@ -151,4 +142,4 @@ def _table(evaluation: Evaluation) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -1,0 +1,23 @@
+"""How a benchmark ends: with an exit code, and one line for whatever was wrong with its input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def leave(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and exit: with what it returns, or with 2 and the error's message.
+
+    A plain ValueError is a bug and keeps its traceback; those of VoxFormer have classes of their
+    own.
+    """
+    try:
+        code = main() or 0
+    except (ValueError, OSError) as error:
+        if type(error) is ValueError:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
