@@ -11,7 +11,7 @@ WORD_START = "\u2581"  # SentencePiece's mark for a space
 
 def text_of(token_ids: Iterable[int], tokens: Sequence[str]) -> str:
     """The text of `token_ids`: pieces joined, `▁` as a space, stripped."""
-    return "".join(tokens[i] for i in token_ids).replace(WORD_START, " ").strip()
+    return "".join(map(tokens.__getitem__, token_ids)).replace(WORD_START, " ").strip()
 
 
 def load_tokens(tokens: Sequence[str] | str | os.PathLike[str] | None) -> list[str] | None:
