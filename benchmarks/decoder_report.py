@@ -9,6 +9,11 @@ from html import escape
 from typing import Any
 
 OURS = "voxformer"
+# Ours with as much in its result as the peer has: fast-ctc-decode returns the best text alone.
+OURS_ALIKE = {
+    "fast-ctc-decode": "voxformer, best only",
+    "fast-ctc-decode, pruned": "voxformer, best only",
+}
 FLASHLIGHT_AIM = 40.0
 FAST_AIM = 2.0
 THREADS_AIM = 1.85
@@ -48,6 +53,14 @@ def claims(cells: Sequence[Values]) -> list[Values]:
         )
         for name in ("fast-ctc-decode", "fast-ctc-decode, pruned")
     ]
+    found += [
+        _claim(
+            f"{name} / {OURS_ALIKE[name]}, CPU, peaky, 29 tokens, beam 10",
+            FAST_AIM,
+            _ratios_alike(fast, [name], "cpu_over_ours"),
+        )
+        for name in OURS_ALIKE
+    ]
     speed_ups = [
         (cell["decoders"][OURS]["speed_up"], _where(cell))
         for cell in several
@@ -66,6 +79,13 @@ def claims(cells: Sequence[Values]) -> list[Values]:
         peers = {n for cell in chosen for n in cell["decoders"] if _is_peer(n)}
         found.append(
             _claim(f"fastest peer / {OURS}, {what}, every cell", 1.0, _ratios(chosen, peers, key))
+        )
+        found.append(
+            _claim(
+                f"fastest peer / ours with the same in its result, {what}, every cell",
+                1.0,
+                _ratios_alike(chosen, peers, key),
+            )
         )
     lost = [
         (-cell["decoders"][OURS]["lost_nats"], _where(cell))
@@ -206,6 +226,21 @@ def _ratios(cells: Iterable[Values], names: Iterable[str], key: str) -> list[tup
         for name in wanted
         if key in cell["decoders"].get(name, {})
     ]
+
+
+def _ratios_alike(
+    cells: Iterable[Values], names: Iterable[str], key: str
+) -> list[tuple[float, str]]:
+    """As `_ratios`, over what `OURS_ALIKE` names for a peer, where that was measured."""
+    found = []
+    for cell in cells:
+        for name in sorted(names):
+            alike = OURS_ALIKE.get(name, OURS)
+            ours = 1.0 if alike == OURS else cell["decoders"].get(alike, {}).get(key)
+            ratio = cell["decoders"].get(name, {}).get(key)
+            if ours is not None and ratio is not None:
+                found.append((ratio / ours, f"{_where(cell)}: {name}"))
+    return found
 
 
 def _is_peer(name: str) -> bool:
