@@ -113,7 +113,9 @@ ArpaModel ArpaReader::Finish() {
   ++line_;
   if (!pending_.empty()) ReadLine(pending_);
   if (expect_ != Expect::kNothing) Refuse("the file ends before \\end\\" + Progress());
-  return std::move(model_);
+  ArpaModel whole = std::move(model_);
+  *this = ArpaReader(whole.name);
+  return whole;
 }
 
 std::string ArpaReader::Progress() const {

@@ -67,7 +67,7 @@ class ArpaReader {
   // The next bytes of the file. Throws std::invalid_argument that names file and line.
   void Feed(std::string_view bytes);
 
-  // The whole, of which the reader has nothing left. Throws as Feed().
+  // The whole; the reader is then as new. Throws as Feed(), after which only a new one helps.
   ArpaModel Finish();
 
  private:

@@ -204,7 +204,6 @@ void TestModelsOfOneOrderHaveNoStates() {
   CHECK(state.length == 0);
 }
 
-// The image with its checksum made right again, as somebody who means harm would.
 std::shared_ptr<std::vector<std::uint64_t>> Copied(const NgramImage& image) {
   auto copy = std::make_shared<std::vector<std::uint64_t>>((image.size + 7) / 8);
   std::memcpy(copy->data(), image.bytes.get(), image.size);
@@ -237,6 +236,31 @@ void TestEveryDamagedByteIsFound() {
   }
 }
 
+void TestImagesOfOthersAreToldApart() {
+  const auto told = [](std::size_t at, std::uint32_t value, const char* what) {
+    const NgramImage image = Build(kArpa).image();
+    const auto copy = Copied(image);
+    char* bytes = reinterpret_cast<char*>(copy->data());
+    std::memcpy(bytes + at, &value, sizeof(value));
+    return Contains(
+        Message<std::invalid_argument>([&] { CheckNgramImage(bytes, image.size, "lm.voxlm"); }),
+        what);
+  };
+  CHECK(told(offsetof(NgramHeader, magic), 0x46454947, "not a .voxlm"));
+  CHECK(told(offsetof(NgramHeader, byte_order), 0x04030201, "other byte order"));
+  CHECK(told(offsetof(NgramHeader, version), 2, "another version"));
+  CHECK(told(offsetof(NgramHeader, size), 8, "truncated"));
+}
+
+void TestABuilderIsAsNewAfterwards() {
+  NgramBuilder builder("lm.arpa");
+  for (int i = 0; i < 2; ++i) {
+    builder.Feed(kArpa);
+    CHECK(builder.Finish(5, 7).num_ngrams() == 12);
+  }
+  CHECK(Contains(Message<std::invalid_argument>([&] { builder.Finish(); }), "lm.arpa, line 1: "));
+}
+
 void TestForgedImagesAreRefusedOrSafe() {
   const NgramImage image = Build(kArpa).image();
   std::mt19937_64 random(7);
@@ -252,6 +276,7 @@ void TestForgedImagesAreRefusedOrSafe() {
                                                     : values[random() % std::size(values)];
       std::memcpy(bytes + at, &value, sizeof(value));
     }
+    // As somebody who means harm would.
     const std::uint64_t checksum = NgramChecksum(bytes, image.size);
     std::memcpy(bytes + offsetof(NgramHeader, checksum), &checksum, sizeof(checksum));
     try {
@@ -314,6 +339,8 @@ int main() {
   voxformer::TestAFileThatEndsAnywhereIsRefused();
   voxformer::TestModelsOfOneOrderHaveNoStates();
   voxformer::TestEveryDamagedByteIsFound();
+  voxformer::TestImagesOfOthersAreToldApart();
+  voxformer::TestABuilderIsAsNewAfterwards();
   voxformer::TestForgedImagesAreRefusedOrSafe();
   voxformer::TestMappedModelIsTheModel();
   voxformer::TestDecimals();
