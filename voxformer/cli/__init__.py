@@ -14,6 +14,7 @@ COMMANDS = {
     "quickstart": "make data, train four small stages, evaluate, export, decode, measure RTF",
     "prepare": "turn a corpus into manifests",
     "tokenizer": "train a SentencePiece tokenizer from a manifest",
+    "lm": "make an n-gram language model from text",
     "train": "train one stage",
     "evaluate": "word error rate of a checkpoint or a bundle",
     "export": "write an ONNX bundle from a checkpoint",

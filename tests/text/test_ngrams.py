@@ -1,0 +1,127 @@
+"""Kneser-Ney n-grams against the definition, written out over the raw text."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxformer.decoding import NgramLanguageModel
+from voxformer.text.ngrams import NgramError, train_ngrams
+
+sentences_of = st.lists(
+    st.lists(st.sampled_from("abcde"), min_size=1, max_size=6).map(" ".join),
+    min_size=1,
+    max_size=30,
+)
+
+
+class Definition:
+    """p(word | context) of Chen and Goodman, recursively, counting anew for every question."""
+
+    def __init__(self, sentences: list[str], order: int) -> None:
+        self.lines = [["<s>", *s.split(), "</s>"] for s in sentences]
+        self.order = order
+        self.words = {w for line in self.lines for w in line} - {"<s>"} | {"<unk>"}
+
+    def occurrences(self, n: int) -> list[tuple[str, ...]]:
+        return [tuple(line[i : i + n]) for line in self.lines for i in range(len(line) - n + 1)]
+
+    def counts(self, n: int) -> dict[tuple[str, ...], int]:
+        found = Counter(self.occurrences(n))
+        if n < self.order:
+            longer = set(self.occurrences(n + 1))
+            for ngram in list(found):
+                if ngram[0] != "<s>":
+                    found[ngram] = len({other[0] for other in longer if other[1:] == ngram})
+        found.pop(("<s>",), None)
+        return found
+
+    def discount(self, n: int, count: int) -> float:
+        of = Counter(self.counts(n).values())
+        if not all(of[i] for i in (1, 2, 3, 4)):
+            return (0.0, 0.5, 1.0, 1.5)[min(count, 3)]
+        y = of[1] / (of[1] + 2 * of[2])
+        k = min(count, 3)
+        value = k - (k + 1) * y * of[k + 1] / of[k] if k else 0.0
+        return min(max(value, 0.0), float(k))
+
+    def probability(self, word: str, context: tuple[str, ...]) -> float:
+        n = len(context) + 1
+        counts = self.counts(n)
+        after = {ngram[-1]: c for ngram, c in counts.items() if ngram[:-1] == context}
+        if not after:
+            return self.probability(word, context[1:])
+        total = sum(after.values())
+        left = sum(self.discount(n, c) for c in after.values()) / total
+        lower = self.probability(word, context[1:]) if context else 1.0 / len(self.words)
+        count = after.get(word, 0)
+        return (count - self.discount(n, count)) / total + left * lower
+
+
+def load(folder: Path, sentences: list[str], order: int) -> NgramLanguageModel:
+    path = folder / "lm.arpa"
+    path.write_text("".join(train_ngrams(sentences, order)), encoding="utf-8")
+    return NgramLanguageModel.load(path, cache=False)
+
+
+@settings(deadline=None, max_examples=40)
+@given(sentences=sentences_of, order=st.integers(1, 4), asked=sentences_of)
+def test_probabilities_are_those_of_the_definition(
+    tmp_path_factory: pytest.TempPathFactory, sentences: list[str], order: int, asked: list[str]
+) -> None:
+    model = load(tmp_path_factory.mktemp("lm"), sentences, order)
+    definition = Definition(sentences, order)
+    for sentence in [*asked[:3], "a zebra b"]:
+        history = ["<s>"]
+        for word, score in zip(
+            [*sentence.split(), "</s>"], model.full_scores(sentence), strict=True
+        ):
+            known = word if word in definition.words else "<unk>"
+            context = tuple(history[max(0, len(history) - order + 1) :]) if order > 1 else ()
+            expected = definition.probability(known, context)
+            assert score.log_prob == pytest.approx(math.log(expected), abs=1e-4)
+            history.append(known)
+
+
+@settings(deadline=None, max_examples=40)
+@given(sentences=sentences_of, order=st.integers(1, 4), context=st.lists(st.sampled_from("abcdz")))
+def test_what_follows_any_context_adds_up_to_one(
+    tmp_path_factory: pytest.TempPathFactory, sentences: list[str], order: int, context: list[str]
+) -> None:
+    model = load(tmp_path_factory.mktemp("lm"), sentences, order)
+    words = sorted({w for s in sentences for w in s.split()} | {"never seen"})
+    total = sum(math.exp(model.full_scores([*context, w], eos=False)[-1].log_prob) for w in words)
+    total += math.exp(model.full_scores(context)[-1].log_prob)
+    assert total == pytest.approx(1.0, abs=1e-4)
+
+
+def test_bigrams_worked_out_by_hand(tmp_path: Path) -> None:
+    model = load(tmp_path, ["a b", "a"], 2)
+    # Discounts 0.5, 1, 1.5. Before a, b and </s> stand 1, 1 and 2 words, so that of 4 discounts
+    # leave 2, of which each of a, b, </s> and <unk> has a quarter:
+    # p(a) = .5/4 + .5·.25 = .25, p(</s>) = 1/4 + .5·.25 = .375.
+    # After a come b and </s>, once each: p(b|a) = .5/2 + .5·p(b) = .375.
+    # After <s> comes a, twice: p(a|<s>) = 1/2 + .5·.25 = .625.
+    scores = [math.exp(s.log_prob) for s in model.full_scores("a b")]
+    assert scores == pytest.approx([0.625, 0.375, 0.5 + 0.5 * 0.375], abs=1e-6)
+    assert math.exp(model.score("zebra", bos=False, eos=False)) == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "order", "message"),
+    [
+        ([], 3, "no words"),
+        (["  ", ""], 3, "no words"),
+        (["a <s> b"], 3, "sentence 1: <s> is not a word"),
+        (["a"], 0, "order is 0; it must be from 1 to 6"),
+        (["a"], 7, "order is 7"),
+    ],
+)
+def test_what_makes_no_model_is_refused(sentences: list[str], order: int, message: str) -> None:
+    with pytest.raises(NgramError, match=message):
+        train_ngrams(sentences, order)

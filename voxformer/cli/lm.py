@@ -1,0 +1,34 @@
+"""`voxformer lm`: an n-gram language model for the search, from texts."""
+
+from __future__ import annotations
+
+import argparse
+
+from voxformer.cli.numbers import whole
+
+EXAMPLE = "voxformer lm --text books.txt --order 3 --out lm/books-3gram.arpa.gz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "--text", action="append", default=[], help="a sentence a line; may be repeated"
+    )
+    parser.add_argument(
+        "--manifest", action="append", default=[], help="take the texts of this JSONL manifest, too"
+    )
+    parser.add_argument("--order", type=whole(1), default=3, help="words of the longest n-grams")
+    parser.add_argument("--tokenizer", help="over this tokenizer's pieces (--lm-unit token)")
+    parser.add_argument("--out", required=True, help="ARPA file; compressed if it ends with .gz")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Count, smooth and write."""
+    from voxformer.data.language_model import write_language_model
+
+    print(
+        write_language_model(
+            args.out, args.text, args.manifest, args.order, tokenizer=args.tokenizer
+        )
+    )
+    return 0
