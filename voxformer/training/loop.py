@@ -180,7 +180,6 @@ class _Run:
             self.token_rate,
             device,
         )
-        self.cache = decode_all(self.utterances, config.model.sample_rate, config.data.memory_hours)
         self.saved_step = self.position.step if start.resumed is not None else -1
         self.unsaved = start.resumed is None
         write_atomically(folder / "config.yaml", dump_config(config))
@@ -251,6 +250,9 @@ class _Run:
         )
 
     def _epochs(self, stop: _Stop) -> int:
+        # Only where there is something to do: for hours of speech it takes minutes.
+        config = self.config
+        self.cache = decode_all(self.utterances, config.model.sample_rate, config.data.memory_hours)
         while not self._finished():
             began = time.monotonic()
             for batches in self._steps_of_epoch():
