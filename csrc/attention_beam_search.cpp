@@ -3,23 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <sstream>
-#include <stdexcept>
 
 #include "log_math.h"
 #include "penalties.h"
+#include "refuse.h"
 
 namespace voxformer {
-namespace {
-
-template <typename... Parts>
-[[noreturn]] void Refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
-
-}  // namespace
+namespace {}  // namespace
 
 AttentionBeamSearch::AttentionBeamSearch(std::int64_t sos_eos_id, std::int64_t blank_id,
                                          const AttentionOptions& options, std::int64_t max_tokens)

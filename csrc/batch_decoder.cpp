@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -12,16 +10,10 @@
 #include "ctc_prefix_beam_search.h"
 #include "log_prob_checks.h"
 #include "parallel.h"
+#include "refuse.h"
 
 namespace voxformer {
 namespace {
-
-template <typename... Parts>
-[[noreturn]] void Refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
 
 void CheckBatch(const std::vector<CtcLogProbs>& log_probs, Span<const std::int64_t> lengths,
                 const CtcBeamOptions& options) {
@@ -72,7 +64,6 @@ std::vector<std::vector<Hypothesis>> DecodeBatch(const std::vector<CtcLogProbs>&
         lengths.empty() ? log_probs[i] : log_probs[i].First(static_cast<std::size_t>(lengths[i]));
     const std::string name = "utterance " + std::to_string(i) + ", ";
     CheckIds(utterance, name);
-    if (options.check_sums) CheckSums(utterance, name, 0);
     if (!workers[w]) workers[w] = std::make_unique<Worker>(options, fusion);
     CtcPrefixBeamSearch& search = workers[w]->search;
     CtcAligner& aligner = workers[w]->aligner;
@@ -81,6 +72,7 @@ std::vector<std::vector<Hypothesis>> DecodeBatch(const std::vector<CtcLogProbs>&
       RowBuffer buffer;
       RefuseRow(utterance.Row(*frame, &buffer), name + "frame " + std::to_string(*frame));
     }
+    if (options.check_sums) CheckSums(utterance, name, 0);
     std::vector<Hypothesis> hypotheses = search.Results();
     aligner.Start(utterance, options.blank_id, search.row_maxima());
     aligner.Align(&hypotheses);

@@ -62,7 +62,7 @@ inline double Factor(double log_gain) noexcept {
   return FastExp(std::clamp(log_gain, -kLargestBonus, kLargestBonus));
 }
 
-// The largest float that is not above `value`, and no less than any finite one.
+// A float just below `value`, at most two steps off; the lowest finite one where none is below.
 inline float FloatBelow(double value) noexcept {
   constexpr float kLowest = std::numeric_limits<float>::lowest();
   if (!(value > static_cast<double>(kLowest))) return kLowest;

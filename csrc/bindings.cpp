@@ -242,23 +242,29 @@ void BindOptions(py::module_& module) {
 
 // Hotwords come as tuples (text, token_ids, boost); one of the first two is empty.
 void BindFusion(py::module_& module) {
+  py::class_<FusionOptions>(module, "FusionOptions")
+      .def(py::init([](double lm_weight, double unknown_word_bonus, double word_bonus,
+                       bool lm_over_tokens) {
+             const FusionOptions options{lm_weight, unknown_word_bonus, word_bonus, lm_over_tokens};
+             options.Validate();
+             return options;
+           }),
+           py::kw_only(), py::arg("lm_weight"), py::arg("unknown_word_bonus"),
+           py::arg("word_bonus"), py::arg("lm_over_tokens"));
   using HotwordTuple = std::tuple<std::string, TokenIds, double>;
   py::class_<FusionModel, std::shared_ptr<FusionModel>>(module, "FusionModel")
       .def(py::init([](std::shared_ptr<NgramModel> language_model,
                        const std::vector<std::string>& tokens,
-                       const std::vector<HotwordTuple>& hotwords, double lm_weight,
-                       double unknown_word_bonus, double word_bonus, bool lm_over_tokens) {
+                       const std::vector<HotwordTuple>& hotwords, const FusionOptions& options) {
              std::vector<Hotword> phrases;
              for (const auto& [text, token_ids, boost] : hotwords) {
                phrases.push_back({text, token_ids, boost});
              }
-             const FusionOptions options{lm_weight, unknown_word_bonus, word_bonus, lm_over_tokens};
              return std::make_shared<FusionModel>(std::move(language_model), tokens, phrases,
                                                   options);
            }),
            py::kw_only(), py::arg("language_model"), py::arg("tokens"), py::arg("hotwords"),
-           py::arg("lm_weight"), py::arg("unknown_word_bonus"), py::arg("word_bonus"),
-           py::arg("lm_over_tokens"));
+           py::arg("options"));
 }
 
 }  // namespace

@@ -26,8 +26,9 @@ class CtcAligner {
   void Start(const CtcLogProbs& log_probs, std::int64_t blank_id, Span<const float> row_maxima);
 
   // Fills the frames, token_confidences and confidence of each hypothesis whose tokens have an
-  // alignment; in the others they stay empty and confidence is 0. Where two alignments are equally
-  // good, tokens last longer. The ctc_scores, where there are some, say where to begin looking.
+  // alignment; in the others they stay empty and confidence is 0. Of equally good alignments it is
+  // the one that, from the end back, stays longest in each token or blank, and prefers the blank to
+  // the token before it. The ctc_scores, where there are some, say where to begin looking.
   void Align(std::vector<Hypothesis>* hypotheses);
 
  private:
@@ -38,8 +39,8 @@ class CtcAligner {
     double in_blank;
     std::int32_t parent;
     std::int32_t token;
-    std::int32_t
-        reach;     // one more than the last prefix that this one or any before it is parent of
+    // One more than the last prefix that this one or any before it is the parent of.
+    std::int32_t reach;
     bool differs;  // from the parent's token, so that no blank is needed between them
   };
   struct Band {

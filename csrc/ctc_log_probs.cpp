@@ -39,12 +39,14 @@ CtcLogProbs CtcLogProbs::TopK(const std::int32_t* ids, const float* values, cons
   return log_probs;
 }
 
-std::size_t CtcLogProbs::FirstBadId() const noexcept {
-  if (form_ != Form::kTopK) return rows_;
+std::optional<CtcLogProbs::BadId> CtcLogProbs::FirstBadId() const noexcept {
+  if (form_ != Form::kTopK) return std::nullopt;
   for (std::size_t i = 0; i < rows_ * stride_; ++i) {
-    if (ids_[i] < 0 || static_cast<std::size_t>(ids_[i]) >= columns_) return i / stride_;
+    if (ids_[i] < 0 || static_cast<std::size_t>(ids_[i]) >= columns_) {
+      return BadId{i / stride_, ids_[i]};
+    }
   }
-  return rows_;
+  return std::nullopt;
 }
 
 CtcLogProbs CtcLogProbs::From(std::size_t row) const noexcept {
@@ -62,14 +64,16 @@ Span<const float> CtcLogProbs::Convert(std::size_t t, RowBuffer* buffer) const {
   std::vector<float>& row = buffer->row_;
   if (form_ == Form::kHalf) {
     row.resize(columns_);
+    buffer->is_top_k_ = false;
     const std::uint16_t* const halves = halves_ + t * stride_;
     float* const values = row.data();
     for (std::size_t i = 0; i < columns_; ++i) values[i] = FromHalf(halves[i]);
     return {values, columns_};
   }
-  if (row.size() != columns_) {
+  if (!buffer->is_top_k_ || row.size() != columns_) {
     row.assign(columns_, kImpossible);
     buffer->written_.clear();
+    buffer->is_top_k_ = true;
   }
   for (const std::int32_t id : buffer->written_) row[static_cast<std::size_t>(id)] = kImpossible;
   const std::int32_t* const ids = ids_ + t * stride_;
@@ -85,7 +89,7 @@ Span<const float> CtcLogProbs::Convert(std::size_t t, RowBuffer* buffer) const {
 float CtcLogProbs::Find(std::size_t t, std::size_t token) const noexcept {
   if (form_ == Form::kHalf) return FromHalf(halves_[t * stride_ + token]);
   if (token == static_cast<std::size_t>(blank_id_)) return blanks_[t];
-  for (std::size_t k = 0; k < stride_; ++k) {
+  for (std::size_t k = stride_; k-- > 0;) {
     if (static_cast<std::size_t>(ids_[t * stride_ + k]) == token) return values_[t * stride_ + k];
   }
   return static_cast<float>(kLogZero);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "span.h"
@@ -17,12 +18,13 @@ class RowBuffer {
  private:
   friend class CtcLogProbs;
   std::vector<float> row_;
+  bool is_top_k_ = false;
   std::vector<std::int32_t> written_;  // of a top-k row: what is not -inf
 };
 
 // [time, vocab] natural logarithms that somebody else owns: float32 or IEEE half precision in rows
 // at any distance, or the k best tokens of every frame with the blank beside them, where all other
-// tokens have a probability of zero.
+// tokens have a probability of zero. Of equal ids in a frame the last counts.
 class CtcLogProbs {
  public:
   CtcLogProbs() noexcept = default;
@@ -48,8 +50,12 @@ class CtcLogProbs {
 
   // Whether some tokens are left out, so that a frame's probabilities need not add up to 1.
   bool IsTopK() const noexcept { return form_ == Form::kTopK; }
-  // The first frame with an id that is not below columns(); rows() where there is none.
-  std::size_t FirstBadId() const noexcept;
+  struct BadId {
+    std::size_t frame;
+    std::int32_t id;
+  };
+  // The first id that is not below columns().
+  std::optional<BadId> FirstBadId() const noexcept;
 
   // The first `rows` frames.
   CtcLogProbs First(std::size_t rows) const noexcept {

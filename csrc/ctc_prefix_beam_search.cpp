@@ -355,7 +355,11 @@ bool CtcPrefixBeamSearch::Collect(Span<const float> row, double floor) {
       if constexpr (!Numbers::kLogarithms) {
         if (weight > kLargestLogProb) return false;
         if (weight < -kLargestLogProb) {
-          if (beam_.total[i] * kMostOfAFaintToken < floor) continue;
+          // The constant allows for no larger gain.
+          if (beam_.total[i] * kMostOfAFaintToken < floor &&
+              log_gain_ + scorer_->Gain(beam_.node[i], token) <= kLargestBonus) {
+            continue;
+          }
           return false;
         }
         weight = FastExp(weight);
@@ -562,7 +566,7 @@ std::vector<Hypothesis> CtcPrefixBeamSearch::Results() {
     Scored& hypothesis = scored[i];
     hypothesis.node = node;
     hypothesis.ctc_score = total - options_.length_bonus * static_cast<double>(tokens);
-    if (scorer_) {
+    if (scorer_ && !row_maxima_.empty()) {  // without a frame nothing was said, not even </s>
       hypothesis.ctc_score -= scorer_->Sum(node);
       hypothesis.earned = scorer_->AtEnd(node);
     }

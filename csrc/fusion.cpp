@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 #include <utility>
+
+#include "refuse.h"
 
 namespace voxformer {
 namespace {
@@ -31,18 +32,28 @@ std::vector<std::int32_t> Symbols(const std::string& text) {
   return symbols;
 }
 
+// Sums of numbers up to this size can be taken off a score again.
+constexpr double kLargest = 1e9;
+
 void CheckNumber(const char* name, double value, double least) {
-  if (std::isfinite(value) && value >= least) return;
-  throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + "; it must be " +
-                              (least == 0.0 ? "0 or more" : "a finite number"));
+  if (value >= least && value <= kLargest) return;
+  Refuse(name, " is ", value, "; it must be from ", least, " to ", kLargest);
+}
+
+// How a message calls it.
+std::string NameOf(const Hotword& hotword) {
+  if (!hotword.text.empty() || hotword.token_ids.empty()) return "hotword '" + hotword.text + "'";
+  std::string name = "hotword (";
+  for (const std::int32_t id : hotword.token_ids) name += std::to_string(id) + ", ";
+  return name.substr(0, name.size() - 2) + ")";
 }
 
 }  // namespace
 
 void FusionOptions::Validate() const {
   CheckNumber("lm_weight", lm_weight, 0.0);
-  CheckNumber("unknown_word_bonus", unknown_word_bonus, -1e9);
-  CheckNumber("word_bonus", word_bonus, -1e9);
+  CheckNumber("unknown_word_bonus", unknown_word_bonus, -kLargest);
+  CheckNumber("word_bonus", word_bonus, -kLargest);
 }
 
 FusionModel::FusionModel(std::shared_ptr<const NgramModel> language_model,
@@ -51,7 +62,7 @@ FusionModel::FusionModel(std::shared_ptr<const NgramModel> language_model,
     : options_(options), language_model_(std::move(language_model)) {
   options_.Validate();
   if (tokens.empty() && (language_model_ || options_.word_bonus != 0.0)) {
-    throw std::invalid_argument("a language model and word_bonus need the texts of the tokens");
+    Refuse("a language model and word_bonus need the texts of the tokens");
   }
   AddTokens(tokens);
   if (!hotwords.empty()) AddHotwords(hotwords);
@@ -70,8 +81,10 @@ void FusionModel::AddTokens(const std::vector<std::string>& tokens) {
     const bool has_space = text.find(kSpace) != std::string::npos;
     words_within_tokens_ = words_within_tokens_ || has_space;
     if (by_words && has_space) {
-      throw std::invalid_argument("token " + std::to_string(id) + " ('" + tokens[id] +
-                                  "') is of more than one word; use a language model over tokens");
+      Refuse("token ", id, " ('", tokens[id],
+             "') is of more than one word, which word_bonus and a language model over words cannot "
+             "count",
+             options_.word_bonus == 0.0 ? "; set lm_unit='token'" : "");
     }
     if (language_model_ && options_.lm_over_tokens) token.word = language_model_->Find(tokens[id]);
     token.text = std::move(text);
@@ -79,13 +92,30 @@ void FusionModel::AddTokens(const std::vector<std::string>& tokens) {
 }
 
 void FusionModel::AddHotwords(const std::vector<Hotword>& hotwords) {
+  bool is_spelled[256] = {};  // by some token
+  for (const Token& token : tokens_) {
+    for (const std::int32_t symbol : token.symbols) is_spelled[symbol] = true;
+  }
   std::vector<HotwordAutomaton::Phrase> phrases;
   for (const Hotword& hotword : hotwords) {
+    if (hotword.text.empty() && hotword.token_ids.empty()) Refuse(NameOf(hotword), " is empty");
+    if (!(hotword.boost > 0.0 && hotword.boost <= kLargest)) {
+      Refuse(NameOf(hotword), " has boost ", hotword.boost, "; it must be above 0 and at most ",
+             kLargest, ", in natural-log units");
+    }
+    for (const std::int32_t id : hotword.token_ids) {
+      if (id < 0) Refuse(NameOf(hotword), " has id ", id, "; ids begin with 0");
+    }
+    for (const std::int32_t symbol : Symbols(hotword.text)) {
+      if (tokens_.empty() || is_spelled[symbol]) continue;
+      Refuse(NameOf(hotword),
+             " has a character that no token has; is it written as the tokens are?");
+    }
     HotwordAutomaton::Phrase phrase;
     phrase.boost = hotword.boost;
     if (tokens_.empty()) {
       phrase.symbols = hotword.token_ids;
-    } else if (!hotword.text.empty()) {
+    } else {
       phrase.symbols = Symbols(words_have_edges_ ? kSpace + hotword.text + kSpace : hotword.text);
       phrase.edge = words_have_edges_ ? 1 : 0;
     }
@@ -146,9 +176,8 @@ const std::vector<std::int32_t>& FusionModel::BoostedAfter(HotwordState state) c
 
 void CheckVocabulary(const FusionModel& fusion, std::size_t vocab) {
   if (fusion.num_tokens() == 0 || fusion.num_tokens() >= vocab) return;
-  throw std::invalid_argument("log_probs has " + std::to_string(vocab) +
-                              " columns, but the language model and hotwords were set up for " +
-                              std::to_string(fusion.num_tokens()) + " tokens");
+  Refuse("log_probs has ", vocab, " columns, but the language model and hotwords were set up for ",
+         fusion.num_tokens(), " tokens");
 }
 
 PrefixScorer::PrefixScorer(std::shared_ptr<const FusionModel> model)
@@ -227,11 +256,9 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
   if (entries_.size() <= static_cast<std::size_t>(child)) {
     entries_.resize(static_cast<std::size_t>(child) + 1);
   }
-  const double gain = Gain(parent, token);
   Entry& from = At(parent);
   const Step step = StepTo(&from, token);
   Entry entry;
-  entry.sum = from.sum + gain;
   entry.lm_score = from.lm_score + step.lm_score;
   entry.bonus_score = from.bonus_score + step.bonus_score;
   entry.context = step.context;
@@ -248,6 +275,12 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
     entry.bonus_score += completed;
   }
   At(child) = entry;
+}
+
+double PrefixScorer::Sum(Node node) const noexcept {
+  const Entry& entry = At(node);
+  const double lent = model_->hotwords_ ? model_->hotwords_->Lent(entry.hotword) : 0.0;
+  return model_->options_.lm_weight * entry.lm_score + entry.bonus_score + lent;
 }
 
 PrefixScorer::Parts PrefixScorer::AtEnd(Node node) {

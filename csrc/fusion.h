@@ -46,7 +46,7 @@ class FusionModel {
  public:
   // `tokens` has the text of every id; it is empty where there are none, and then so is
   // `language_model`. Throws std::invalid_argument for options out of range, a hotword that cannot
-  // be found, or a token that holds more than one word.
+  // be spelled, or a token of more than one word where words count.
   FusionModel(std::shared_ptr<const NgramModel> language_model,
               const std::vector<std::string>& tokens, const std::vector<Hotword>& hotwords,
               const FusionOptions& options);
@@ -116,7 +116,7 @@ class PrefixScorer {
   void Enter(Node child, Node parent, std::int32_t token);
 
   // The sum of gains since the empty prefix.
-  double Sum(Node node) const noexcept { return At(node).sum; }
+  double Sum(Node node) const noexcept;
 
   // What the prefix has if the utterance ends with it.
   struct Parts {
@@ -128,7 +128,6 @@ class PrefixScorer {
  private:
   // One for each node of the tree.
   struct Entry {
-    double sum = 0.0;
     double lm_score = 0.0;     // of the words that are complete
     double bonus_score = 0.0;  // without what is lent to hotwords
     NgramModel::State context{};

@@ -2,9 +2,10 @@
 
 #include <cmath>
 #include <limits>
-#include <sstream>
+#include <optional>
 #include <stdexcept>
 
+#include "refuse.h"
 #include "row_scan.h"
 
 namespace voxformer {
@@ -24,9 +25,10 @@ std::vector<float> CheckRows(const CtcLogProbs& log_probs, std::size_t first_fra
   RowBuffer buffer;
   for (std::size_t t = 0; t < log_probs.rows(); ++t) {
     const Span<const float> row = log_probs.Row(t, &buffer);
-    // No sound value reaches the threshold, so nothing is written.
+    // Nothing compares with NaN, so that nothing is written: not even +inf, of which there may be
+    // more than there is room for.
     const RowScan scanned =
-        scan(row.data(), row.size(), std::numeric_limits<float>::infinity(), none.data());
+        scan(row.data(), row.size(), std::numeric_limits<float>::quiet_NaN(), none.data());
     if (scanned.bad) RefuseRow(row, "frame " + std::to_string(first_frame + t));
     row_maxima[t] = scanned.max;
   }
@@ -43,20 +45,17 @@ void CheckSums(const CtcLogProbs& log_probs, const std::string& where, std::size
       sum += std::exp(static_cast<double>(value));
     }
     if (sum <= 1.0 + kTolerance && (log_probs.IsTopK() || sum >= 1.0 - kTolerance)) continue;
-    std::ostringstream message;
-    message << where << "frame " << first_frame + t << ": the probabilities add up to " << sum
-            << (log_probs.IsTopK() ? ", more than 1" : ", not to 1")
-            << "; are these logits? Take their log-softmax first";
-    throw std::invalid_argument(message.str());
+    Refuse(where, "frame ", first_frame + t, ": the probabilities add up to ", sum,
+           log_probs.IsTopK() ? ", more than 1" : ", not to 1",
+           "; are these logits? Take their log-softmax first");
   }
 }
 
 void CheckIds(const CtcLogProbs& log_probs, const std::string& where) {
-  const std::size_t frame = log_probs.FirstBadId();
-  if (frame == log_probs.rows()) return;
-  throw std::invalid_argument(where + "frame " + std::to_string(frame) +
-                              ": an id is not in the vocabulary of 0 to " +
-                              std::to_string(static_cast<std::int64_t>(log_probs.columns()) - 1));
+  const std::optional<CtcLogProbs::BadId> bad = log_probs.FirstBadId();
+  if (!bad) return;
+  Refuse(where, "frame ", bad->frame, ": id ", bad->id, " is not in the vocabulary of 0 to ",
+         static_cast<std::int64_t>(log_probs.columns()) - 1);
 }
 
 }  // namespace voxformer

@@ -4,21 +4,13 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <sstream>
-#include <stdexcept>
 
 #include "fast_exp.h"
 #include "penalties.h"
+#include "refuse.h"
 
 namespace voxformer {
 namespace {
-
-template <typename... Parts>
-[[noreturn]] void Refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
-}
 
 // weight * score, where a weight of 0 silences also a score of -inf.
 double Weighted(double weight, double score) noexcept {

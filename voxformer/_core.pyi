@@ -60,6 +60,16 @@ class RescoringOptions:
         repetition_penalty: float,
     ) -> None: ...
 
+class FusionOptions:
+    def __init__(
+        self,
+        *,
+        lm_weight: float,
+        unknown_word_bonus: float,
+        word_bonus: float,
+        lm_over_tokens: bool,
+    ) -> None: ...
+
 class FusionModel:
     def __init__(
         self,
@@ -67,10 +77,7 @@ class FusionModel:
         language_model: NgramModel | None,
         tokens: Sequence[str],
         hotwords: Sequence[tuple[str, Sequence[int], float]],
-        lm_weight: float,
-        unknown_word_bonus: float,
-        word_bonus: float,
-        lm_over_tokens: bool,
+        options: FusionOptions,
     ) -> None: ...
 
 class CtcStream:

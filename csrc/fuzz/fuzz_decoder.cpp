@@ -3,6 +3,7 @@
 // chunks.
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -16,6 +17,8 @@
 #include "ctc_log_probs.h"
 #include "ctc_stream.h"
 #include "fusion.h"
+#include "ngram_builder.h"
+#include "ngram_model.h"
 #include "rescoring.h"
 
 namespace voxformer {
@@ -42,6 +45,18 @@ std::vector<float> Values(FuzzedDataProvider* data, std::size_t size) {
   return values;
 }
 
+std::shared_ptr<const NgramModel> SomeLanguageModel() {
+  static const auto model = [] {
+    NgramBuilder builder("fuzz.arpa");
+    builder.Feed(
+        "\\data\\\nngram 1=6\nngram 2=3\n\n\\1-grams:\n-99\t<s>\t-0.3\n-1\t</s>\n-2\t<unk>\n"
+        "-0.5\ta\t-0.2\n-0.7\tb\t-0.1\n-1.5\tab\t-0.4\n\n\\2-grams:\n-0.1\t<s> a\n"
+        "-0.3\ta b\n-0.2\tab </s>\n\n\\end\\\n");
+    return std::make_shared<const NgramModel>(builder.Finish());
+  }();
+  return model;
+}
+
 std::shared_ptr<const FusionModel> AnyFusion(FuzzedDataProvider* data, std::size_t vocab) {
   if (data->ConsumeBool()) return nullptr;
   std::vector<std::string> tokens;
@@ -56,12 +71,18 @@ std::shared_ptr<const FusionModel> AnyFusion(FuzzedDataProvider* data, std::size
     for (int ids = data->ConsumeIntegralInRange(0, 3); ids > 0; --ids) {
       hotword.token_ids.push_back(data->ConsumeIntegralInRange<std::int32_t>(0, 9));
     }
-    hotword.boost = data->ConsumeFloatingPointInRange(-1.0, 90.0);
+    hotword.boost = data->ConsumeFloatingPointInRange(0.1, 120.0);
     hotwords.push_back(hotword);
   }
   FusionOptions options;
-  options.word_bonus = data->ConsumeFloatingPointInRange(-60.0, 60.0);
-  return std::make_shared<FusionModel>(nullptr, tokens, hotwords, options);
+  std::shared_ptr<const NgramModel> language_model;
+  if (!tokens.empty()) {
+    options.word_bonus = data->ConsumeFloatingPointInRange(-60.0, 60.0);
+    options.unknown_word_bonus = data->ConsumeFloatingPointInRange(-300.0, 10.0);
+    options.lm_over_tokens = data->ConsumeBool();
+    if (data->ConsumeBool()) language_model = SomeLanguageModel();
+  }
+  return std::make_shared<FusionModel>(language_model, tokens, hotwords, options);
 }
 
 void CheckHypotheses(const std::vector<Hypothesis>& hypotheses) {

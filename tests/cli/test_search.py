@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from voxformer.cli.search import SearchOptionError, add_search_arguments, with_search_arguments
+from voxformer.cli.search import HotwordFileError, add_search_arguments, with_search_arguments
 from voxformer.runtime import DecodingOptions
-
-ARPA = "\\data\\\nngram 1=3\n\n\\1-grams:\n-9 <s>\n-0.5 </s>\n-0.5 yes\n\n\\end\\\n"
 
 
 def parse(*arguments: str) -> DecodingOptions:
@@ -22,7 +20,6 @@ def parse(*arguments: str) -> DecodingOptions:
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("lm.arpa").write_text(ARPA)
 
 
 def test_what_is_not_given_stays_as_the_model_has_it() -> None:
@@ -36,6 +33,8 @@ def test_what_is_not_given_stays_as_the_model_has_it() -> None:
 def test_hotwords_have_the_common_boost_or_their_own() -> None:
     Path("words.txt").write_text("New York \t2.5\n\nPhnom Penh\r\n", encoding="utf-8")
     assert parse("--hotwords", "words.txt").hotwords == (("New York", 2.5), ("Phnom Penh", 5.0))
+    Path("bom.txt").write_text("yes\n", encoding="utf-8-sig")
+    assert parse("--hotwords", "bom.txt").hotwords == (("yes", 5.0),)
     common = parse("--hotwords", "words.txt", "--hotword-boost", "9").hotwords
     assert common == (("New York", 2.5), ("Phnom Penh", 9.0))
 
@@ -51,16 +50,8 @@ def test_hotwords_have_the_common_boost_or_their_own() -> None:
 )
 def test_hotwords_that_cannot_be_used_are_refused(content: bytes, message: str) -> None:
     Path("words.txt").write_bytes(content)
-    with pytest.raises(SearchOptionError, match=message):
+    with pytest.raises(HotwordFileError, match=message):
         parse("--hotwords", "words.txt")
-
-
-def test_a_file_that_is_no_language_model_is_refused_by_its_name() -> None:
-    Path("bad.arpa").write_text("hello\n")
-    with pytest.raises(SearchOptionError, match=r"--lm: bad.arpa"):
-        parse("--lm", "bad.arpa")
-    with pytest.raises(FileNotFoundError):
-        parse("--lm", "nope.arpa")
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,24 @@ def test_hotwords_over_ids_need_no_texts() -> None:
     assert favoured.ctc_score == pytest.approx(math.log(0.2))
 
 
+def test_a_boost_beyond_what_a_probability_holds_is_found() -> None:
+    log_probs = np.array([[np.log(0.5), np.log(0.5), -np.inf], [np.log(0.1), np.log(0.9), -101.0]])
+    options = BeamOptions(beam_size=2, n_best=2)
+    found = CtcBeamDecoder(None, options, hotwords={(2,): 101.5}).decode(log_probs[None])[0]
+    # (1): .5·.9 + .5·(.9 + .1) = .95; (1, 2) and (2), a tie: .5·e^(101.5 - 101) = .82; (): .05
+    assert [h.token_ids for h in found] == [(1,), (1, 2)]
+    assert [h.score for h in found] == pytest.approx([math.log(0.95), math.log(0.5) + 0.5])
+
+
+def test_an_utterance_without_frames_scores_nothing(word_model: NgramLanguageModel) -> None:
+    fusion = Fusion(word_model, FusionOptions(lm_weight=0.8, word_bonus=0.3), {"ab": 1.0})
+    decoder = decoder_of(fusion)
+    decoded = decoder.decode(np.zeros((1, 0, len(TOKENS))))[0]
+    for [empty] in (decoded, decoder.stream().partial()):
+        assert (empty.token_ids, empty.score, empty.ctc_score) == ((), 0.0, 0.0)
+        assert (empty.lm_score, empty.bonus_score) == (0.0, 0.0)
+
+
 def test_rescoring_keeps_what_the_search_added(word_model: NgramLanguageModel) -> None:
     fusion = Fusion(word_model, FusionOptions(lm_weight=0.8, word_bonus=0.3), {"ab": 1.0})
     decoder = decoder_of(fusion, beam_size=5, n_best=5)
@@ -331,12 +349,18 @@ def test_what_cannot_be_fused_is_refused(word_model: NgramLanguageModel) -> None
         CtcBeamDecoder(None, language_model=word_model)
     with pytest.raises(ValueError, match=r"hotword 'x': .* tuples of token ids"):
         CtcBeamDecoder(None, hotwords={"x": 1.0})
-    with pytest.raises(ValueError, match="hotword 0 is empty"):
+    with pytest.raises(ValueError, match="hotword '' is empty"):
         CtcBeamDecoder(TOKENS, hotwords={" ": 1.0})
-    with pytest.raises(ValueError, match="hotword 0 has boost -1"):
+    with pytest.raises(ValueError, match="hotword 'a' has boost -1"):
         CtcBeamDecoder(TOKENS, hotwords={"a": -1.0})
     with pytest.raises(ValueError, match="lm_weight is -1"):
-        CtcBeamDecoder(TOKENS, language_model=word_model, fusion=FusionOptions(lm_weight=-1.0))
+        FusionOptions(lm_weight=-1.0)
+    with pytest.raises(ValueError, match=r"word_bonus is 1e\+300; it must be from -1e\+09 to"):
+        FusionOptions(word_bonus=1e300)
+    with pytest.raises(ValueError, match="hotword 'A' has a character that no token has"):
+        CtcBeamDecoder(TOKENS, hotwords={"A": 1.0})
+    with pytest.raises(ValueError, match=r"hotword \(1, -2\) has id -2"):
+        CtcBeamDecoder(None, hotwords={(1, -2): 1.0})
     with pytest.raises(ValueError, match=r"token 1 .* more than one word"):
         CtcBeamDecoder(["<blank>", "▁of▁the"], language_model=word_model)
     with pytest.raises(ValueError, match="lm_unit"):

@@ -150,12 +150,14 @@ def test_top_k_that_does_not_fit_is_refused() -> None:
     assert [h[0].text for h in decoder.decode_top_k(ids, values, blanks)] == ["a", "a"]
     bad = ids.copy()
     bad[1, 2] = 3
-    with pytest.raises(ValueError, match="utterance 1, frame 2: an id is not in the vocabulary"):
+    with pytest.raises(ValueError, match="utterance 1, frame 2: id 3 is not in the vocabulary"):
         decoder.decode_top_k(bad, values, blanks)
     with pytest.raises(ValueError, match="do not fit in 32 bits"):
         decoder.decode_top_k(ids + 2**32, values, blanks)
     with pytest.raises(ValueError, match="differ in batch, time or k"):
         decoder.decode_top_k(ids, values[:, :3], blanks)
+    with pytest.raises(ValueError, match="vocab_size is 10, but there are only 3 tokens"):
+        decoder.decode_top_k(ids, values, blanks, vocab_size=10)
     with pytest.raises(ValueError, match="vocab_size is needed"):
         CtcBeamDecoder().decode_top_k(ids, values, blanks)
     with pytest.raises(ValueError, match="blank_id is 0, but the vocabulary has 0"):
@@ -206,3 +208,36 @@ def test_rescoring_from_logits_equals_rescoring_from_log_probs() -> None:
         decoder.rescore_logits(hypotheses, logits, 6)
     with pytest.raises(ValueError, match="hypothesis 0, position 1: logits holds NaN"):
         decoder.rescore_logits(hypotheses, np.where(np.arange(4)[:, None] > 0, np.nan, logits), 5)
+
+
+def test_of_equal_ids_in_a_frame_the_last_counts() -> None:
+    ids = np.ones((1, 2, 2), dtype=np.int32)
+    values = np.array([[[-0.1, -3.0], [-2.0, -0.5]]])
+    decoder = CtcBeamDecoder(None, BeamOptions(n_best=1))
+    [found] = decoder.decode_top_k(ids, values, np.full((1, 2), -5.0), vocab_size=2)[0]
+    assert (found.token_ids, found.timesteps) == ((1,), (1,))
+    assert found.token_confidences == pytest.approx((np.exp(-0.5),))
+
+
+def test_rows_full_of_infinity_are_refused() -> None:
+    infinite = np.full((1, 64), np.inf, dtype=np.float32)
+    for refuse in (
+        lambda: CtcBeamDecoder().decode(infinite[None]),
+        lambda: CtcBeamDecoder().stream().feed(infinite),
+        lambda: ctc_align(infinite, Hypothesis((1,), "", 0.0)),
+    ):
+        with pytest.raises(ValueError, match=r"frame 0: log_probs is \+inf for token 0"):
+            refuse()
+
+
+def test_nan_is_named_also_where_sums_are_checked() -> None:
+    batch = random_batch(6)
+    batch[1, 3, 2] = np.nan
+    with pytest.raises(ValueError, match="utterance 1, frame 3: log_probs is NaN for token 2"):
+        CtcBeamDecoder(None, BeamOptions(check_sums=True)).decode(batch)
+
+
+def test_of_equal_alignments_the_one_that_stays_longest_from_the_end_is_given() -> None:
+    log_probs = np.array([[-np.inf, 0.0], [-0.5, -0.5], [0.0, -np.inf]], dtype=np.float32)
+    aligned = ctc_align(log_probs, Hypothesis((1,), "", 0.0))
+    assert (aligned.token_starts, aligned.token_ends) == ((0,), (1,))

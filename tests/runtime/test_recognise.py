@@ -22,6 +22,7 @@ from voxformer.runtime import (
     pad_batch,
     recognise_batch,
 )
+from voxformer.runtime.options import SearchSetupError
 from voxformer.runtime.torch_engine import TorchEngine
 
 OPTIONS = DecodingOptions(beam_size=5, n_best=4, max_tokens_per_second=6.0)
@@ -241,3 +242,27 @@ def test_hotwords_and_a_language_model_reach_the_search_and_the_rescoring(
         assert best.score == pytest.approx(acoustic + 0.7 * best.lm_score + best.bonus_score)
     assert plain[0].text != best.text
     assert plain[0].lm_score == plain[0].bonus_score == 0.0
+
+
+def test_what_no_search_can_be_made_from_is_refused(engine, vocabulary, noise, tmp_path):
+    batch = pad_batch(noise(8000))
+    (tmp_path / "bad.arpa").write_text("hello\n")
+    for options, message in [
+        ({"language_model": str(tmp_path / "bad.arpa")}, "bad.arpa"),
+        ({"hotwords": {"\u2581": 1.0}}, "hotword '' is empty"),
+        ({"hotwords": {"Zürich": 1.0}}, "hotword 'Zürich' has a character that no token has"),
+        ({"word_bonus": -2e9}, "word_bonus is -2e\\+09"),
+        ({"beam_size": 2}, "n_best"),
+    ]:
+        with pytest.raises(SearchSetupError, match=message):
+            recognise_batch(
+                engine, *batch, "ctc_beam", dataclasses.replace(OPTIONS, **options), vocabulary
+            )
+    with pytest.raises(FileNotFoundError):
+        recognise_batch(
+            engine,
+            *batch,
+            "ctc_beam",
+            dataclasses.replace(OPTIONS, language_model=str(tmp_path / "nope.arpa")),
+            vocabulary,
+        )

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 DEFAULT_BOOST = 5.0
 
 
-class SearchOptionError(ValueError):
-    """A language model or a file of hotwords cannot be used."""
+class HotwordFileError(ValueError):
+    """A file of hotwords cannot be used."""
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,17 +41,10 @@ def with_search_arguments(options: DecodingOptions, args: argparse.Namespace) ->
     """The options with what was given on the command line.
 
     Raises:
-        SearchOptionError: the language model or the hotwords cannot be used.
+        HotwordFileError: the file of hotwords is not text, or a line is wrong.
     """
     from dataclasses import replace
 
-    from voxformer.decoding import NgramLanguageModel
-
-    if args.lm is not None:
-        try:
-            NgramLanguageModel.load(args.lm)
-        except ValueError as error:
-            raise SearchOptionError(f"--lm: {error}") from None
     given = {
         "language_model": args.lm,
         "lm_weight": args.lm_weight,
@@ -64,10 +57,10 @@ def with_search_arguments(options: DecodingOptions, args: argparse.Namespace) ->
 
 def _read(name: str, boost: float) -> tuple[tuple[str, float], ...]:
     try:
-        with open(name, encoding="utf-8") as file:
+        with open(name, encoding="utf-8-sig") as file:
             lines = file.read().split("\n")
     except UnicodeDecodeError as error:
-        raise SearchOptionError(f"{name}: not UTF-8 text: {error.reason}") from None
+        raise HotwordFileError(f"{name}: not UTF-8 text: {error.reason}") from None
     hotwords: dict[str, float] = {}
     for number, line in enumerate(lines, start=1):
         phrase, tab, own = line.rstrip("\r").partition("\t")
@@ -76,7 +69,7 @@ def _read(name: str, boost: float) -> tuple[tuple[str, float], ...]:
         try:
             hotwords[phrase.strip()] = above(0.0)(own.strip()) if tab else boost
         except argparse.ArgumentTypeError as error:
-            raise SearchOptionError(f"{name}:{number}: boost {error}") from None
+            raise HotwordFileError(f"{name}:{number}: boost {error}") from None
     if not hotwords:
-        raise SearchOptionError(f"{name}: no hotwords; give one phrase a line")
+        raise HotwordFileError(f"{name}: no hotwords; give one phrase a line")
     return tuple(hotwords.items())

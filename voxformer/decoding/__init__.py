@@ -1,9 +1,9 @@
 """From log-probabilities to text: the Python face of the C++ decoder. Needs NumPy alone.
 
-Five ways lead to a `Hypothesis`: `ctc_greedy`, `CtcBeamDecoder.decode` and, for log-probs that come
-in chunks, `CtcStream` read CTC log-probs,
-`attention_decode` drives an attention decoder token by token, and `CtcBeamDecoder.rescore` lets an
-attention decoder rank what the CTC search found. `NgramLanguageModel` scores words.
+Ways to a `Hypothesis`: `ctc_greedy`; `CtcBeamDecoder`, whose `decode`, `decode_top_k` and `stream`
+read CTC log-probs and whose `rescore` lets an attention decoder rank what they found; and
+`attention_decode`, which drives an attention decoder token by token. `ctc_align` finds the times of
+given tokens, and `NgramLanguageModel` scores words.
 """
 
 from .attention import AttentionBeamSearch, attention_decode

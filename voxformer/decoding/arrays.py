@@ -89,12 +89,14 @@ def check_token_ids(token_ids: npt.ArrayLike) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(ids, dtype=np.int32)
 
 
-def check_vocabulary(tokens: Sequence[str] | None, vocab: int) -> None:
-    """Raise ValueError unless every column of the log-probs has a token."""
+def check_vocabulary(
+    tokens: Sequence[str] | None, vocab: int, what: str = "log_probs has {} columns"
+) -> None:
+    """Raise ValueError unless each of `vocab` ids has a token; `what` says in it where they are."""
     if tokens is not None and len(tokens) < vocab:
         raise ValueError(
-            f"log_probs has {vocab} columns, but there are only {len(tokens)} tokens; the model "
-            f"and the vocabulary do not belong together"
+            f"{what.format(vocab)}, but there are only {len(tokens)} tokens; the model and the "
+            "vocabulary do not belong together"
         )
 
 

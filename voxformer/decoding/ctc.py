@@ -37,9 +37,10 @@ class CtcBeamDecoder:
         fusion: how much these count; the defaults of `FusionOptions` where None.
 
     Raises:
-        ValueError: num_threads is below 1, `tokens.txt` has an empty line, a hotword is empty or
-            its boost not above 0, an option is out of range, or there is a language model and no
-            `tokens`.
+        ValueError: num_threads is below 1; `tokens.txt` has an empty line; a hotword is empty, of
+            the wrong kind, or cannot be spelled with the tokens, or its boost is not above 0; there
+            is a language model or a word bonus and no `tokens`; a token is of more than one word
+            where words count.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class CtcBeamDecoder:
         zero.
 
         Args:
-            token_ids: whole numbers [batch, time, k], in any order; the blank may be among them.
+            token_ids: whole numbers [batch, time, k], in any order; the blank may be among them. Of
+                equal ids in a frame the last counts.
             log_probs: float32 [batch, time, k], of these ids.
             blank_log_probs: float32 [batch, time].
             lengths: int64 [batch], see `decode`.
@@ -121,7 +123,7 @@ class CtcBeamDecoder:
             if self.tokens is None:
                 raise ValueError("vocab_size is needed where the decoder has no tokens")
             vocab_size = len(self.tokens)
-        check_vocabulary(self.tokens, vocab_size)
+        check_vocabulary(self.tokens, vocab_size, "vocab_size is {}")
         results = _core.decode_top_k(
             ids,
             np.ascontiguousarray(log_probs, dtype=np.float32),
@@ -211,7 +213,8 @@ class CtcBeamDecoder:
     ) -> list[Hypothesis]:
         """As `rescore`, from the attention decoder's logits.
 
-        Only the log-softmax of what the hypotheses need is computed, and nothing is copied.
+        Only the log-softmax of what the hypotheses need is computed. Float32 without gaps is not
+        copied.
 
         Args:
             hypotheses: see `rescore`.
@@ -325,17 +328,14 @@ def _fusion_model(
             phrases.append((" ".join(phrase.replace(WORD_START, " ").split()), (), boost))
         else:
             phrases.append(("", phrase, boost))
-    nothing = language_model is None and not phrases and options.word_bonus == 0.0
-    model = _core.FusionModel(
+    if language_model is None and not phrases and options.word_bonus == 0.0:
+        return None
+    return _core.FusionModel(
         language_model=None if language_model is None else language_model.to_core(),
-        tokens=[] if nothing or tokens is None else tokens,
+        tokens=tokens or [],
         hotwords=phrases,
-        lm_weight=options.lm_weight,
-        unknown_word_bonus=options.unknown_word_bonus,
-        word_bonus=options.word_bonus,
-        lm_over_tokens=options.lm_unit == "token",
+        options=options.to_core(),
     )
-    return None if nothing else model
 
 
 def available_cores() -> int:

@@ -25,7 +25,7 @@ def ctc_greedy(
     alignment, which need not be the most probable tokens.
 
     Args:
-        log_probs: float32 [batch, time, vocab], natural logarithms.
+        log_probs: float32 or float16 [batch, time, vocab], natural logarithms.
         lengths: int64 [batch], frames of each utterance; None for all `time` frames.
         tokens: the vocabulary by token id, the path of a `tokens.txt`, or None for ids only.
         blank_id: column of the blank.

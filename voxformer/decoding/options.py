@@ -49,10 +49,13 @@ class FusionOptions:
     2015).
 
     A word is scored when the next one begins, the last one and `</s>` at the end of the utterance.
+
+    Raises:
+        ValueError: a field is out of its range; the message names it.
     """
 
     lm_weight: float = 0.5
-    """Factor on the language model's ln p, at least 0."""
+    """Factor on the language model's ln p, from 0."""
 
     word_bonus: float = 0.0
     """Added for every word, in natural-log units: a language model alone favours few words."""
@@ -68,6 +71,16 @@ class FusionOptions:
     def __post_init__(self) -> None:
         if self.lm_unit not in ("word", "token"):
             raise ValueError(f"lm_unit is {self.lm_unit!r}; it must be 'word' or 'token'")
+        self.to_core()
+
+    def to_core(self) -> _core.FusionOptions:
+        """The extension's counterpart."""
+        return _core.FusionOptions(
+            lm_weight=self.lm_weight,
+            unknown_word_bonus=self.unknown_word_bonus,
+            word_bonus=self.word_bonus,
+            lm_over_tokens=self.lm_unit == "token",
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ SPACE = "\u2581"
 """SentencePiece's word boundary."""
 
 
+class SearchSetupError(ValueError):
+    """Options, a language model or hotwords that no search can be made from."""
+
+
 class ModeError(ValueError):
     """A decoding mode that does not exist, or that the model was not trained for."""
 
@@ -69,7 +73,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Options of all searches; the names are those of the `decoding` section of a config.
+    """Options of all searches.
+
+    The names are those of the `decoding` section of a config, which has no language model and no
+    hotwords: these are of the place where a model is used.
 
     Attributes:
         beam_size: hypotheses kept by the CTC prefix search.

@@ -7,6 +7,7 @@ the CTC search (`decode` in mode `ctc_beam`) is what `rescoring` starts from.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -25,7 +26,14 @@ from voxformer.decoding import (
     ctc_greedy,
 )
 from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray
-from voxformer.runtime.options import MODES, DecodingOptions, Mode, ModeError, Vocabulary
+from voxformer.runtime.options import (
+    MODES,
+    DecodingOptions,
+    Mode,
+    ModeError,
+    SearchSetupError,
+    Vocabulary,
+)
 
 NBest = list[list[Hypothesis]]
 
@@ -151,9 +159,26 @@ def batches_by_duration(
     return batches
 
 
-# Made once for many batches: a language model is read, and what hotwords favour is remembered.
-@lru_cache(maxsize=2)
 def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDecoder:
+    """The decoder, kept from one batch to the next; a language model that has changed is read anew.
+
+    Raises:
+        SearchSetupError: the options contradict each other, or a model or hotword is not usable.
+    """
+    path = options.language_model
+    status = None if path is None else os.stat(path)
+    identity = None if status is None else (status.st_size, status.st_mtime_ns)
+    try:
+        return _make_ctc_decoder(options, vocabulary, identity)
+    except ValueError as error:
+        raise SearchSetupError(str(error)) from None
+
+
+@lru_cache(maxsize=2)
+def _make_ctc_decoder(
+    options: DecodingOptions, vocabulary: Vocabulary, identity: tuple[int, int] | None
+) -> CtcBeamDecoder:
+    path = options.language_model
     return CtcBeamDecoder(
         vocabulary.tokens,
         BeamOptions(
@@ -164,11 +189,7 @@ def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDec
             length_penalty=options.length_penalty,
         ),
         num_threads=options.num_threads or None,
-        language_model=(
-            None
-            if options.language_model is None
-            else NgramLanguageModel.load(options.language_model)
-        ),
+        language_model=None if path is None else NgramLanguageModel.load(path),
         hotwords=dict(options.hotwords),
         fusion=FusionOptions(
             lm_weight=options.lm_weight,
