@@ -26,7 +26,7 @@ BUILD = ROOT / "build" / "wheels"
 OUT = ROOT / "dist" / "manylinux"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MAX_BYTES = 2_000_000
-# The last NumPy that runs on x86-64's first CPUs; later ones need SSE4.2 at least.
+# Has wheels for every Python above and starts on x86-64's first CPUs, where 2.4.6 does not.
 EMULATED_NUMPY = "numpy==2.2.6"
 
 
