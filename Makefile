@@ -8,12 +8,16 @@ INSTALLED := $(VENV)/.installed
 # CMake, Ninja and the formatters come from the environment, not from the system.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/tests/*.cpp csrc/tests/*.h csrc/fuzz/*.cpp)
-BENCHMARKS := $(wildcard benchmarks/*.py)
+SCRIPTS := $(wildcard benchmarks/*.py packaging/*.py)
 FUZZ_SECONDS ?= 60
+# What `make wheels` builds for: x86_64 or aarch64, and Pythons by version, all where empty.
+ARCH ?= x86_64
+PYTHONS ?=
 SAY := @printf '==> %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install quickstart test test-long lint format typecheck test-cpp fuzz wheel clean
+.PHONY: help venv install quickstart test test-long lint format typecheck test-cpp fuzz wheel wheels
+.PHONY: clean
 
 help: ## Show this list
 	@printf 'Usage: make TARGET\n\n'
@@ -59,13 +63,13 @@ format: $(INSTALLED) ## Format Python and C++
 
 # The package as it is when installed: export/ stands beside voxformer/ and is a part of it, which a
 # type checker cannot know.
-typecheck: $(INSTALLED) ## Check the types of the package and the benchmarks
+typecheck: $(INSTALLED) ## Check the types of the package, the benchmarks and the scripts
 	$(SAY) 'Checking types with mypy'
 	@rm -rf build/typecheck && mkdir -p build/typecheck/voxformer
 	@ln -s $(CURDIR)/voxformer/* build/typecheck/voxformer/
 	@ln -s $(CURDIR)/export build/typecheck/voxformer/export
 	MYPYPATH=build/typecheck $(BIN)/mypy -p voxformer
-	$(if $(BENCHMARKS),MYPYPATH=build/typecheck $(BIN)/mypy $(BENCHMARKS))
+	MYPYPATH=build/typecheck $(BIN)/mypy $(SCRIPTS)
 
 test-cpp: $(INSTALLED) ## Run the C++ tests under ASan and UBSan
 	$(SAY) 'Building and running the C++ tests with sanitizers'
@@ -86,6 +90,16 @@ fuzz: $(INSTALLED) ## Feed the decoder and the language model arbitrary bytes (n
 wheel: $(INSTALLED) ## Build a wheel into dist/
 	$(SAY) 'Building a wheel into dist/'
 	$(BIN)/python -m build --wheel --outdir dist
+
+# pip finds VoxFormer installed, and adds what the extra names.
+$(VENV)/.wheels: $(INSTALLED)
+	$(SAY) 'Installing Zig and auditwheel into $(VENV)'
+	$(BIN)/python -m pip install --constraint requirements/ci.txt 'voxformer[wheels]'
+	@touch $@
+
+wheels: $(VENV)/.wheels ## Build and check manylinux wheels for every Python into dist/manylinux/
+	$(SAY) 'Building manylinux2014 wheels for $(ARCH) into dist/manylinux/'
+	$(BIN)/python packaging/wheels.py --arch $(ARCH) $(if $(PYTHONS),--python $(PYTHONS))
 
 clean: ## Remove what was built, but not .venv
 	rm -rf build dist

@@ -2,6 +2,10 @@
 
 #include <limits>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace voxformer {
 namespace {
 
@@ -28,15 +32,41 @@ RowScan ScanRowPortable(const float* row, std::size_t size, float threshold, std
   return result;
 }
 
+#if defined(__x86_64__)
+struct Extensions {
+  bool avx2 = false;
+  bool avx512f = false;
+};
+
+// Asks the CPU itself: __builtin_cpu_supports is answered by the compiler's runtime library, and
+// Zig's says no to everything.
+Extensions ExtensionsOfThisCpu() noexcept {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  constexpr unsigned kSavesExtendedState = 1U << 27;  // OSXSAVE, without which xgetbv is illegal
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & kSavesExtendedState) == 0) return {};
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return {};
+  // XCR0: the registers that the operating system keeps when it switches threads.
+  unsigned kept = 0;
+  __asm__("xgetbv" : "=a"(kept), "=d"(edx) : "c"(0));
+  constexpr unsigned kYmm = 0x06;  // and the XMM that they extend
+  constexpr unsigned kZmm = 0xe6;  // and the masks
+  return {(ebx & (1U << 5)) != 0 && (kept & kYmm) == kYmm,
+          (ebx & (1U << 16)) != 0 && (kept & kZmm) == kZmm};
+}
+#endif
+
 struct Available {
   ScanKernel kernels[3];
   std::size_t count = 0;
 
   Available() noexcept {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) kernels[count++] = {"avx512", &ScanRowAvx512};
-    if (__builtin_cpu_supports("avx2")) kernels[count++] = {"avx2", &ScanRowAvx2};
+    const Extensions extensions = ExtensionsOfThisCpu();
+    if (extensions.avx512f) kernels[count++] = {"avx512", &ScanRowAvx512};
+    if (extensions.avx2) kernels[count++] = {"avx2", &ScanRowAvx2};
 #endif
     kernels[count++] = {"portable", &ScanRowPortable};
   }

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <random>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "check.h"
@@ -120,6 +122,26 @@ void ScanKernelsAgree() {
   }
 }
 
+// Printed, too: whoever runs this under an emulator wants to know which kernels were tested.
+void ScanKernelsAreThoseOfTheCpu() {
+  std::size_t count = 0;
+  const ScanKernel* kernels = ScanKernels(&count);
+  std::string names;
+  for (std::size_t k = 0; k < count; ++k) names += std::string(" ") + kernels[k].name;
+  std::printf("scan kernels:%s\n", names.c_str());
+  std::string expected;
+#if defined(__x86_64__)
+#if defined(__clang__)
+  return;  // its runtime library may be a stub that says no to everything
+#else
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f")) expected += " avx512";
+  if (__builtin_cpu_supports("avx2")) expected += " avx2";
+#endif
+#endif
+  CHECK(names == expected + " portable");
+}
+
 void FastExpIsWithinTwoUnits() {
   for (double x = -700.0; x <= 700.0; x += 0.0137) {
     CHECK(std::fabs(FastExp(x) / std::exp(x) - 1.0) <= 4.5e-16);
@@ -181,6 +203,7 @@ int main() {
   voxformer::SequencesHaveOneNodeEach();
   voxformer::OrderIsLexicographic();
   voxformer::ScanKernelsAgree();
+  voxformer::ScanKernelsAreThoseOfTheCpu();
   voxformer::FastExpIsWithinTwoUnits();
   voxformer::PenaltiesFollowTheirDefinitions();
   voxformer::OptionsOutOfRangeAreNamed();
