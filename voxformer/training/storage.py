@@ -1,8 +1,8 @@
 """Files that are complete and verifiable under their final name, or not there at all.
 
 Order of a write: temporary name, data, flush, fsync, digest in place, rename, fsync of the folder.
-When an existing file is replaced, its digest file names the old and the new digest until the
-rename is done, so that a kill at any instant leaves a file that one of the two describes.
+When an existing file is replaced, its digest file names the old digests and the new one until the
+rename is done, so that kills at any instants leave a file that one of them describes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def file_digest(path: Path) -> str:
 
 
 def recorded_digests(path: Path) -> list[str]:
-    """Digests that `path`'s digest file allows: one, or two while it is being replaced."""
+    """Digests that `path`'s digest file allows: one, or more while it is being replaced."""
     try:
         lines = digest_path(path).read_text(encoding="ascii").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -140,7 +140,9 @@ def place_verified(temporary: Path, path: Path, digest: str) -> None:
     """Give a complete file its final name, with its digest in place before."""
     line = f"{digest}  {path.name}\n"
     if path.exists():
-        old = "".join(f"{known}  {path.name}\n" for known in recorded_digests(path)[-1:])
+        # All of them: where a replacement was cut before its rename, the file is the first's.
+        earlier = [known for known in recorded_digests(path) if known != digest]
+        old = "".join(f"{known}  {path.name}\n" for known in earlier)
         write_atomically(digest_path(path), old + line)
         os.replace(temporary, path)
         _sync_folder(path.parent)
