@@ -246,14 +246,13 @@ def test_a_mirroring_process_that_is_killed_leaves_only_what_verifies(
 def test_a_run_on_a_machine_that_is_gone_goes_on_elsewhere_bit_for_bit(
     server: Server, make_config: Callable[..., Any], tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"save_interval": 2, "ema_decay": 0.9, "num_epochs": 3}
+    options: dict[str, Any] = {"save_interval": 2, "ema_decay": 0.9, "num_epochs": 6}
     assert train(make_config("hybrid", "whole", **options), "whole") == 0
     config = make_config("hybrid", "gone", **options)
     config.mirror.url, config.mirror.every_minutes = server.url, 0.001
     process = multiprocessing.get_context("spawn").Process(target=train, args=(config, "gone"))
     process.start()
-    while not list((server.far / "run").glob("step_[4-9].pt")):
-        assert process.is_alive()
+    while process.is_alive() and not list((server.far / "run").glob("step_*.pt")):
         time.sleep(0.02)
     process.kill()
     process.join()

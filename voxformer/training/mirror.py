@@ -159,18 +159,27 @@ class Mirror:
                     parts.add(part_name(name, digest))
                     self.state.pending_bytes += size
         self._tell("copying")
-        for name in missing:
-            # A step file that training has deleted meanwhile has a newer one after it.
-            with contextlib.suppress(FileNotFoundError), (self.folder / name).open("rb") as file:
-                digest, size = self._local_digest(name, file)
-                if digest:
-                    put(far, name, file, size, digest, self.pace, self._passed)
-                    entry = far.entries(name.rpartition("/")[0])[name]
-                    self._verified[name] = digest, entry
-                    self._note(name, digest, size)
+        sent = [name for name in missing if self._send(far, name)]
         self._clean(far, parts)
         self.state.pending_bytes = 0
-        return missing
+        return sent
+
+    def _send(self, far: FarFolder, name: str) -> bool:
+        try:
+            file = (self.folder / name).open("rb")
+        except FileNotFoundError:  # deleted by training meanwhile, which has a newer one
+            return False
+        with file:
+            digest, size = self._local_digest(name, file)
+            if digest is None:
+                return False
+            try:
+                put(far, name, file, size, digest, self.pace, self._passed)
+                self._verified[name] = digest, far.entries(name.rpartition("/")[0])[name]
+            except (FileNotFoundError, KeyError):
+                raise UnreachableError(f"{self.url}: {name} was deleted there meanwhile") from None
+        self._note(name, digest, size)
+        return True
 
     def _wanted(self) -> list[str]:
         """Names of what the far end should hold, what resuming needs first."""
