@@ -47,7 +47,10 @@ Where a run begins:
   `dropout` may differ). The run's own `latest.pt` means the newest checkpoint of the run folder
   that verifies; a damaged one is renamed to `<name>.damaged`. If the folder holds no checkpoint at
   all, the run starts fresh and says so. Any other missing file is an error. `voxformer train
-  --resume` sets it to the run's own `latest.pt`.
+  --resume` sets it to the run's own `latest.pt`. A URL is fetched into the run folder, which must
+  hold no checkpoint yet.
+- A run folder without checkpoints, whose `mirror.url` holds some, is filled from there and goes on;
+  `init_from` is not looked at then. A mirror that does not answer is logged, and the run starts.
 - `training.init_from` takes the weights that both models have, which must be of the same sizes, and
   the tokenizer; it is looked at only when the run starts fresh.
 - Without `resume_from`, a run folder that already holds checkpoints is refused.

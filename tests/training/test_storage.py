@@ -124,6 +124,28 @@ def test_a_kill_at_any_step_leaves_a_verifiable_file_or_none(
     assert outcomes == ({b"old", b"new"} if replacing else {None, b"new"})
 
 
+def test_kills_in_a_row_before_the_rename_leave_a_verifiable_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pt"
+    write(path, b"old")
+    replace = os.replace
+
+    def killed_at_the_last(source: str, target: str) -> None:
+        if Path(target) == path:
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed_at_the_last)
+    for content in (b"new", b"newer", b"new"):
+        with pytest.raises(Killed):
+            write(path, content)
+        storage.verify(path)
+    monkeypatch.setattr(os, "replace", replace)
+    digest = write(path, b"newest")
+    assert storage.recorded_digests(path) == [digest]
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "append"])
 def test_any_damage_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.pt"

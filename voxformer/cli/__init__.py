@@ -19,13 +19,15 @@ COMMANDS = {
     "evaluate": "word error rate of a checkpoint or a bundle",
     "export": "write an ONNX bundle from a checkpoint",
     "transcribe": "transcribe audio with a bundle",
-    "checkpoints": "list, verify or prune a run's checkpoints",
+    "checkpoints": "list, verify, prune, mirror or pull a run's checkpoints",
     "doctor": "what is installed, which engines can run here",
 }
 
 INSTALL_HINTS = {
     "torch": "train",
     "torchaudio": "torchaudio",
+    "fsspec": "mirror",
+    "paramiko": "mirror",
     "pydantic": "train",
     "yaml": "train",
     "rich": "train",

@@ -7,29 +7,41 @@ from pathlib import Path
 
 from voxformer.cli.numbers import whole
 
-EXAMPLE = "voxformer checkpoints verify checkpoints/stage4_fixed"
+EXAMPLE = """voxformer checkpoints verify checkpoints/stage4_fixed
+  voxformer checkpoints mirror checkpoints/stage4_fixed sftp://me@host/runs/stage4_fixed
+  voxformer checkpoints pull sftp://me@host/runs/stage4_fixed checkpoints/stage4_fixed"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("action", choices=("list", "verify", "prune"))
-    parser.add_argument("folder", help="a run folder")
+    parser.add_argument("action", choices=("list", "verify", "prune", "mirror", "pull"))
     parser.add_argument(
-        "--keep", type=whole(1), default=3, help="step_N.pt files that prune leaves"
+        "places", nargs="+", metavar="DIR", help="a run folder; mirror: DIR URL, pull: URL DIR"
+    )
+    parser.add_argument(
+        "--keep", type=whole(1), default=3, help="step_N.pt files that prune and mirror leave"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it; `verify` exits with 2 when a file is damaged."""
-    from voxformer.training.checkpoint import CheckpointError, numbered_checkpoints
-    from voxformer.training.storage import remove_verified
+    from voxformer.training.checkpoint import CheckpointError
+    from voxformer.training.storage import numbered_checkpoints, remove_verified
 
-    folder = Path(args.folder)
+    forms = {"mirror": "DIR URL", "pull": "URL DIR"}
+    form = forms.get(args.action, "DIR")
+    if len(args.places) != len(form.split()):
+        raise CheckpointError(f"{args.action} takes {form}")
+    if args.action == "pull":
+        return _pull(args.places[0], Path(args.places[1]))
+    folder = Path(args.places[0])
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; name a run folder")
     files = sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise CheckpointError(f"{folder}: no checkpoints here")
+    if args.action == "mirror":
+        return _mirror(folder, args.places[1], args.keep)
     if args.action == "prune":
         for path in numbered_checkpoints(folder, "step")[: -args.keep]:
             remove_verified(path)
@@ -42,6 +54,37 @@ def run(args: argparse.Namespace) -> int:
         damaged += state not in ("", "verified")
         print(f"{path.name:24} {size:9.1f} MiB  {state}".rstrip())
     return 2 if damaged else 0
+
+
+def _mirror(folder: Path, url: str, keep: int) -> int:
+    from voxformer.config import MirrorConfig
+    from voxformer.training.mirror import Mirror
+    from voxformer.training.remote import checked
+
+    settings = MirrorConfig(url=checked(url), keep_last_n=keep)  # type: ignore[call-arg]
+    mirror = Mirror(settings, folder)
+    for name in mirror.copy():
+        print(f"{name}: sent, verified there")
+    print(f"{url}: up to date, newest step_{mirror.state.step}.pt")
+    return 0
+
+
+def _pull(url: str, folder: Path) -> int:
+    from voxformer.training.checkpoint import CheckpointError
+    from voxformer.training.mirror import pull_url
+    from voxformer.training.remote import checked
+    from voxformer.training.setup import locked, make_run_folder
+    from voxformer.training.storage import holds_checkpoints
+
+    checked(url)
+    make_run_folder(folder)
+    with locked(folder):
+        if holds_checkpoints(folder):
+            raise CheckpointError(f"{folder}: already holds checkpoints; name another folder")
+        pulled = pull_url(url, folder)
+    for path in pulled.files:
+        print(f"{path.relative_to(folder)}: fetched, verified")
+    return 0
 
 
 def _state(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from voxformer.config.locations import without_passwords
 from voxformer.config.schema import RunConfig
 
 Lines = dict[tuple[str, ...], str]
@@ -20,7 +21,10 @@ MAX_VALUES = 10_000
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message has one line per fault."""
+    """A config that cannot be used; the message has one line per fault, and no password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_passwords(message))
 
 
 def find_config(name: str | Path) -> Path:
@@ -205,9 +209,10 @@ def _validate(
         # Several messages are the branches of a choice, or several items of a list.
         message = " or ".join([unique[0], *(m.removeprefix("should be ") for m in unique[1:])])
         unknown = message.startswith("unknown key")
-        shown = "" if unknown else f" (got {str(given[key])[:80]!r})"
+        value = without_passwords(str(given[key]))[:80]
+        shown = "" if unknown else f" (got {value!r})"
         if not unknown and not isinstance(given[key], str):
-            shown = f" (got {str(given[key])[:80]})"
+            shown = f" (got {value})"
         faults.append(f"{_where(lines, source, key)}: {'.'.join(key)}: {message}{shown}")
     return None
 

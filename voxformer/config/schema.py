@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from voxformer.config.locations import check_url
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -193,7 +195,8 @@ class TrainingConfig(Section):
     keep_epochs_n: int = Field(1, ge=0)
     """`epoch_N.pt` files to keep; 0 writes none."""
     resume_from: str | None = None
-    """Checkpoint to continue; the run's own `latest.pt` starts fresh when the run has none yet."""
+    """Checkpoint to continue; the run's own `latest.pt` starts fresh when the run has none yet. A
+    URL names a mirror, whose newest verified checkpoint is fetched, or a `step_N.pt` in one."""
     init_from: str | None = None
     """Checkpoint of an earlier stage to take weights from; missing parts start at random."""
     checkpoint_dir: str | None = None
@@ -212,6 +215,11 @@ class TrainingConfig(Section):
     """Processes that read and augment audio; 0 does it in the training process."""
     max_nonfinite_steps: int = Field(20, ge=1)
     """Steps with a non-finite loss or gradient, in a row, that stop the run."""
+
+    @field_validator("resume_from", "init_from")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        return None if value is None else check_url(value)
 
 
 class SpecAugmentConfig(Section):
@@ -336,6 +344,30 @@ class WatchConfig(Section):
     """Evaluations without a better WER that end the run as if it were complete; 0 is off."""
 
 
+class MirrorConfig(Section):
+    """A copy of the run at another place, kept in the background and resumed from when the run
+    folder is empty."""
+
+    url: str | None = None
+    """Folder for this run alone: `sftp://user@host/path` (`/~/` for the home folder), with keys,
+    agent, aliases and known hosts as ssh has them, a mounted folder, or what else fsspec knows."""
+    every_minutes: float = Field(5.0, gt=0.0, le=1440.0)
+    """Time between looks for what is new."""
+    keep_last_n: int = Field(3, ge=1)
+    """`step_N.pt` files to keep there; the newest that verifies and `best.pt` are always kept."""
+    megabytes_per_second: float | None = Field(None, gt=0.0)
+    """Most that is sent and read back, in 10^6 bytes a second; default: no limit."""
+    final_minutes: float = Field(10.0, ge=0.0, le=1440.0)
+    """Longest wait for the last checkpoint to get there when the run ends or is stopped."""
+    timeout_seconds: float = Field(30.0, ge=1.0, le=600.0)
+    """Silence from the other end after which the connection counts as cut."""
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        return None if value is None else check_url(value)
+
+
 class RunConfig(Section):
     """One training run."""
 
@@ -355,6 +387,8 @@ class RunConfig(Section):
     """Search options for evaluation."""
     watch: WatchConfig = WatchConfig()  # type: ignore[call-arg]
     """What the run does about a bad WER."""
+    mirror: MirrorConfig = MirrorConfig()  # type: ignore[call-arg]
+    """Where a copy of the run is kept."""
 
     @field_validator("stage", mode="before")
     @classmethod

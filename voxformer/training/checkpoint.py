@@ -8,7 +8,6 @@ that a checkpoint alone is enough to go on, evaluate or export.
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from voxformer.training.storage import (
     DigestError,
     digest_path,
     link_verified,
+    numbered_checkpoints,
     remove_verified,
     verify,
     write_verified,
@@ -33,7 +33,6 @@ from voxformer.training.storage import (
 FORMAT = "voxformer-checkpoint"
 FORMAT_VERSION = 1
 TRAINING_ONLY = frozenset({"ctc_weight", "dropout"})
-NUMBERED = re.compile(r"^(step|epoch)_(\d+)\.pt$")
 
 logger = logging.getLogger("voxformer.training")
 
@@ -218,22 +217,6 @@ def load_matching_weights(
     return taken, [name for name in own if name not in weights]
 
 
-def numbered_checkpoints(folder: Path, kind: str) -> list[Path]:
-    """`step_N.pt` or `epoch_N.pt` files, oldest first."""
-    found = []
-    if folder.is_dir():
-        for path in folder.iterdir():
-            match = NUMBERED.match(path.name)
-            if match and match.group(1) == kind:
-                found.append((int(match.group(2)), path))
-    return [path for _, path in sorted(found)]
-
-
-def holds_checkpoints(folder: Path) -> bool:
-    """Whether a run folder has any checkpoint, usable or not."""
-    return folder.is_dir() and any(folder.glob("*.pt"))
-
-
 def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a run that verifies and loads; damaged ones are set aside.
 
@@ -264,7 +247,7 @@ class CheckpointFolder:
         self.folder = folder
         self.keep_last_n = keep_last_n
         self.keep_epochs_n = keep_epochs_n
-        for stale in folder.glob(".*.tmp"):
+        for stale in (*folder.glob(".*.tmp"), *folder.glob(".*.part")):
             stale.unlink()
 
     def save_step(self, step: int, state: dict[str, Any]) -> Path:

@@ -32,6 +32,7 @@ from voxformer.data.seeds import derived_seed
 from voxformer.model import count_parameters
 from voxformer.text.atomic import write_atomically
 from voxformer.training.checkpoint import CheckpointError, CheckpointFolder
+from voxformer.training.mirror import Mirror
 from voxformer.training.monitor import Monitor
 from voxformer.training.optim import (
     WeightAverage,
@@ -116,7 +117,7 @@ def train(config: RunConfig, name: str) -> int:
         signal.
 
     Raises:
-        RunError, CheckpointError, DataError: it cannot start; nothing was changed.
+        RunError, CheckpointError, DataError, FarEndError: it cannot start; nothing was changed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError("training on several processes is not built yet; start it without torchrun")
@@ -170,6 +171,7 @@ class _Run:
         if start.resumed is not None:
             self._restore(start.resumed, start.path)
         self.checkpoints = CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n)
+        self.mirror = Mirror(config.mirror, folder) if config.mirror.url else None
         self.monitor = Monitor(folder, self.total_steps, name)
         self.validator = Validator(
             config,
@@ -188,7 +190,7 @@ class _Run:
     def run(self) -> int:
         """Train to the end, a signal or a stop; save in each case."""
         config, hours = self.config, sum(u.duration for u in self.utterances) / 3600
-        with self.monitor, _Stop() as stop:
+        with self.monitor, _Stop() as stop, self.mirror or contextlib.nullcontext():
             logger.info("%s in %s", self.opening, self.folder)
             logger.info(
                 "stage %s on %s: %.1f M parameters, %d utterances (%.2f h), %d steps",
@@ -353,6 +355,7 @@ class _Run:
             "gradient_norm": norm,
             "audio_per_second": speed,
             "skipped_steps": position.skipped_steps,
+            **(self.mirror.metrics() if self.mirror else {}),
         }
         values.setdefault("loss", math.nan)
         if position.step % training.log_interval == 0 or position.step == 1:

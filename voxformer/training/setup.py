@@ -17,6 +17,7 @@ from torch import nn
 
 from voxformer.audio.features import frame_geometry
 from voxformer.config import ModelConfig, RunConfig, Stage
+from voxformer.config.locations import is_url
 from voxformer.data.checks import Screened, screen
 from voxformer.data.manifest import DataError, Utterance, read_manifest
 from voxformer.model.bestrq import BestRq
@@ -27,18 +28,20 @@ from voxformer.training.checkpoint import (
     TRAINING_ONLY,
     CheckpointError,
     check_architecture,
-    holds_checkpoints,
     load_checkpoint,
     load_matching_weights,
     newest_verified,
-    numbered_checkpoints,
 )
+from voxformer.training.mirror import pull_if_there, pull_url
 from voxformer.training.objectives import (
     Objective,
     PretrainObjective,
     SupervisedObjective,
     freeze_encoder,
 )
+from voxformer.training.remote import UnreachableError
+from voxformer.training.storage import holds_checkpoints, numbered_checkpoints
+from voxformer.training.transfer import Pulled
 
 logger = logging.getLogger("voxformer.training")
 
@@ -175,46 +178,74 @@ def find_start(config: RunConfig, folder: Path) -> Start:
     """
     training = config.training
     own_latest = folder / "latest.pt"
+    begun = "starting fresh"
+    if training.resume_from is not None and is_url(training.resume_from):
+        if holds_checkpoints(folder):
+            raise _other_run(folder, training.resume_from)
+        return _resume_pulled(config, pull_url(training.resume_from, folder), training.resume_from)
     if training.resume_from is not None:
         path = Path(training.resume_from)
-        if path.resolve() == own_latest.resolve():
-            if not holds_checkpoints(folder):
-                begun = (
-                    f"{path} does not exist yet and {folder} holds no checkpoint: starting fresh"
-                )
-                return _initial(config, begun)
-            found, state = newest_verified(folder)
-        else:
-            found, state = path, load_checkpoint(path)
+        if path.resolve() != own_latest.resolve():
+            state = load_checkpoint(path)
             _check_folder_goes_on_from(folder, path, state["step"])
-        if state["stage"] != config.stage.value:
-            raise CheckpointError(
-                f"{found}: of stage {state['stage']}, this config is stage {config.stage.value}; "
-                "use training.init_from to take its weights"
-            )
-        if "optimizer" not in state:
-            raise CheckpointError(
-                f"{found}: holds weights only, so a run cannot go on from it; use "
-                "training.init_from to take them, or resume from latest.pt"
-            )
-        check_architecture(found, state["config"]["model"], config.model)
-        return Start(state, None, str(found), f"resuming {found} at step {state['step']}")
-    if holds_checkpoints(folder):
+            return _resume(config, path, state)
+        if holds_checkpoints(folder):
+            return _resume(config, *newest_verified(folder))
+        begun = f"{path} does not exist yet and {folder} holds no checkpoint: starting fresh"
+    elif holds_checkpoints(folder):
         raise RunError(
             f"{folder} already holds checkpoints: add --resume (or training.resume_from: "
             f"{own_latest}) to go on, or choose another training.checkpoint_dir"
         )
-    return _initial(config, "starting fresh")
+    try:
+        pulled = pull_if_there(config.mirror, folder)
+    except UnreachableError as error:
+        begun += f" without knowing whether the mirror holds checkpoints: {error}"
+        pulled = None
+    if pulled is not None:
+        return _resume_pulled(config, pulled, str(config.mirror.url))
+    return _initial(config, begun)
+
+
+def _resume(config: RunConfig, found: Path, state: dict[str, Any], source: str = "") -> Start:
+    """Go on from a loaded checkpoint, if it is one of such a run."""
+    if state["stage"] != config.stage.value:
+        raise CheckpointError(
+            f"{found}: of stage {state['stage']}, this config is stage {config.stage.value}; "
+            "use training.init_from to take its weights"
+        )
+    if "optimizer" not in state:
+        raise CheckpointError(
+            f"{found}: holds weights only, so a run cannot go on from it; use "
+            "training.init_from to take them, or resume from latest.pt"
+        )
+    check_architecture(found, state["config"]["model"], config.model)
+    message = f"resuming {found} at step {state['step']}{source}"
+    return Start(state, None, str(found), message)
+
+
+def _resume_pulled(config: RunConfig, pulled: Pulled, url: str) -> Start:
+    """Go on from what a mirror held; what does not fit is not left in the run folder."""
+    try:
+        state = load_checkpoint(pulled.checkpoint)
+        return _resume(config, pulled.checkpoint, state, f", fetched from the mirror {url}")
+    except CheckpointError as error:
+        pulled.undo()
+        raise CheckpointError(f"the mirror {url} is of another run: {error}") from None
+
+
+def _other_run(folder: Path, place: str | Path) -> RunError:
+    return RunError(
+        f"{folder} already holds checkpoints, and {place} is not one of them; use --resume "
+        "to go on with them, or choose another training.checkpoint_dir"
+    )
 
 
 def _check_folder_goes_on_from(folder: Path, path: Path, step: int) -> None:
     """Refuse to mix two runs, or two continuations of one, in a folder."""
     if path.resolve().parent != folder.resolve():
         if holds_checkpoints(folder):
-            raise RunError(
-                f"{folder} already holds checkpoints, and {path} is not one of them; use --resume "
-                "to go on with them, or choose another training.checkpoint_dir"
-            )
+            raise _other_run(folder, path)
         return
     newer = [p.name for p in numbered_checkpoints(folder, "step") if int(p.stem[5:]) > step]
     if newer:

@@ -1,8 +1,8 @@
 """Files that are complete and verifiable under their final name, or not there at all.
 
 Order of a write: temporary name, data, flush, fsync, digest in place, rename, fsync of the folder.
-When an existing file is replaced, its digest file names the old and the new digest until the
-rename is done, so that a kill at any instant leaves a file that one of the two describes.
+When an existing file is replaced, its digest file names the old digests and the new one until the
+rename is done, so that kills at any instants leave a file that one of them describes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -17,6 +18,7 @@ from typing import BinaryIO, cast
 from voxformer.text.atomic import write_atomically
 
 CHUNK = 1 << 20
+NUMBERED = re.compile(r"^(step|epoch)_(\d+)\.pt$")
 
 
 class DigestError(ValueError):
@@ -38,7 +40,7 @@ def file_digest(path: Path) -> str:
 
 
 def recorded_digests(path: Path) -> list[str]:
-    """Digests that `path`'s digest file allows: one, or two while it is being replaced."""
+    """Digests that `path`'s digest file allows: one, or more while it is being replaced."""
     try:
         lines = digest_path(path).read_text(encoding="ascii").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -84,7 +86,7 @@ def write_verified(path: Path, write: Callable[[BinaryIO], None]) -> str:
         digest = hashing.digest.hexdigest()
         if file_digest(temporary) != digest:
             raise OSError(f"{path}: what was read back is not what was written")
-        _put_in_place(temporary, path, digest)
+        place_verified(temporary, path, digest)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -104,7 +106,7 @@ def link_verified(source: Path, path: Path) -> None:
         write_verified(path, lambda file: _copy(source, file))
         return
     try:
-        _put_in_place(temporary, path, digest)
+        place_verified(temporary, path, digest)
     finally:
         # Renaming one link of a file over another leaves both.
         temporary.unlink(missing_ok=True)
@@ -118,10 +120,29 @@ def remove_verified(path: Path) -> None:
         digest_path(path).unlink()
 
 
-def _put_in_place(temporary: Path, path: Path, digest: str) -> None:
+def numbered_checkpoints(folder: Path, kind: str) -> list[Path]:
+    """`step_N.pt` or `epoch_N.pt` files, oldest first."""
+    found = []
+    if folder.is_dir():
+        for path in folder.iterdir():
+            match = NUMBERED.match(path.name)
+            if match and match.group(1) == kind:
+                found.append((int(match.group(2)), path))
+    return [path for _, path in sorted(found)]
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether a run folder has any checkpoint, usable or not."""
+    return folder.is_dir() and any(folder.glob("*.pt"))
+
+
+def place_verified(temporary: Path, path: Path, digest: str) -> None:
+    """Give a complete file its final name, with its digest in place before."""
     line = f"{digest}  {path.name}\n"
     if path.exists():
-        old = "".join(f"{known}  {path.name}\n" for known in recorded_digests(path)[-1:])
+        # All of them: where a replacement was cut before its rename, the file is the first's.
+        earlier = [known for known in recorded_digests(path) if known != digest]
+        old = "".join(f"{known}  {path.name}\n" for known in earlier)
         write_atomically(digest_path(path), old + line)
         os.replace(temporary, path)
         _sync_folder(path.parent)
