@@ -76,7 +76,8 @@ class Run:
         latest, valid = self.metrics.last("train"), self.metrics.last("valid")
         step, total = latest.get("step"), self._log.total_steps
         pace = self.metrics.seconds_per_step()
-        state = _state(self._log, max(_modified(self.folder / m) for m in MARKS[1:]), pace)
+        updated = max(_modified(self.folder / mark) for mark in MARKS[1:])
+        state = _state(self._log, updated, pace)
         left = total - step if total is not None and isinstance(step, int) else None
         return {
             "id": self.id,
@@ -84,6 +85,7 @@ class Run:
             "folder": str(self.folder),
             "there": self.folder.is_dir(),
             "state": state,
+            "updated": updated or None,
             "stage": None if config.get("stage") is None else str(config["stage"]),
             "step": step,
             "total_steps": total,

@@ -7,7 +7,7 @@ import { drawCheckpoints, drawLog, drawMirror, drawSamples, drawSystem, Overview
 const $ = (id) => document.getElementById(id);
 const REFRESH_MS = 2000;
 const state = { status: null, range: [null, null], series: [], seen: [], shown: [], samples: [], busy: false, fetchedAt: 0 };
-const samplesPage = { mode: $("mode"), step: $("samples-step"), list: $("samples") };
+const samplesPage = { mode: $("mode"), step: $("samples-step"), list: $("samples"), choose: $("choose-mode") };
 
 const charts = new Charts($("chart-grid"), setRange);
 const overview = new Overview($("runs"), (index, shown) => {

@@ -4,7 +4,7 @@
 import { el, number } from "./format.js";
 
 const CHARTS = [
-  { id: "wer", title: "Word error rate by decoding mode (validation), %", kind: /^valid\.wer_/, wide: true, factor: 100 },
+  { id: "wer", title: "Word error rate by decoding mode (validation), %", kind: /^valid\.wer_/, wide: true, factor: 100, unit: " %" },
   { id: "loss", title: "Loss", keys: ["train.loss", "valid.loss"], log: true },
   { id: "ctc", title: "CTC loss, nats per token", keys: ["train.ctc", "valid.ctc"], log: true },
   { id: "ce", title: "Cross-entropy of the decoder, nats per token", keys: ["train.ce", "valid.ce"], log: true },
@@ -23,6 +23,9 @@ const HEIGHT = 230;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const label = (key) => key.replace(/^valid\.wer_/, "").replace(/^train\.(ctc|ce|loss)$/, "training").replace(/^valid\..*/, "validation").replace(/^.*\./, "").replaceAll("_", " ");
 
+// uPlot cannot draw an axis of no length.
+const spread = ([first, last]) => (last > first ? [first, last] : [first - 1, first + 1]);
+
 export const runColour = (index) => `var(--s${index % COLOURS})`;
 
 export class Charts {
@@ -36,6 +39,8 @@ export class Charts {
   // data: [{ name, index, series: { key: { x, y } } }] of the runs that are compared.
   draw(data) {
     this.data = data;
+    const steps = data.flatMap(({ series }) => Object.values(series).flatMap(({ x }) => [x[0], x.at(-1)])).filter((step) => step !== undefined);
+    this.limits = [Math.min(...steps), Math.max(...steps)];
     let any = false;
     for (const chart of this.charts) any = chart.draw(data) || any;
     return any;
@@ -124,10 +129,10 @@ class Chart {
       legend: { show: false },
       cursor: { sync: { key: "steps", scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, y: false },
       scales: {
-        x: { time: false },
+        x: { time: false, range: () => spread(this.owner.limits) },
         y: { distr: this.onLog ? 3 : 1, range: this.spec.id === "wer" ? (u, least, most) => [0, Math.max(20, 1.08 * (most ?? 0))] : undefined },
       },
-      axes: [{ ...axis, values: compact, space: 70 }, { ...axis, size: 58, values: compact }],
+      axes: [{ ...axis, values: compact, space: 70, size: 32 }, { ...axis, size: 58, values: compact }],
       series: [{}, ...lines.map((line) => ({
         label: line.name,
         stroke: css(`--s${line.colour}`),
@@ -178,7 +183,7 @@ class Chart {
 
   values() {
     if (!this.outputs) return;
-    this.at(this.uplot.cursor.idx).forEach((value, index) => { this.outputs[index].textContent = number(value); });
+    this.at(this.uplot.cursor.idx).forEach((value, index) => { this.outputs[index].textContent = `${number(value)}${this.spec.unit ?? ""}`; });
   }
 
   describe() {

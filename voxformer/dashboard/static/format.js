@@ -16,7 +16,7 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 
 export function number(value, digits = 4) {
   if (!known(value)) return "–";
-  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(2);
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
   if (Number.isInteger(value)) return value.toLocaleString("en");
   return value.toLocaleString("en", { maximumSignificantDigits: digits });
 }

@@ -43,7 +43,8 @@ export class Overview {
   fill({ state, body }, run) {
     const { latest } = run, done = run.total_steps ? run.step / run.total_steps : null;
     const missing = run.there ? "" : ", folder is gone";
-    state.textContent = `${run.state}${run.stage ? `, stage ${run.stage}` : ""}${missing}`;
+    const since = run.state === "quiet" ? ` since ${when(run.updated)}` : "";
+    state.textContent = `${run.state}${since}${run.stage ? `, stage ${run.stage}` : ""}${missing}`;
     const epochs = `epoch ${typeof run.epoch === "number" ? run.epoch.toFixed(2) : "–"} of ${number(run.num_epochs)}`;
     const facts = [
       fact("Time left", duration(run.eta_s)),
@@ -52,7 +53,7 @@ export class Overview {
       fact("Cross-entropy", number(latest.ce)),
       fact("Learning rate", number(latest.learning_rate)),
       fact("Gradient norm", number(latest.gradient_norm)),
-      fact("Speed", `${number(latest.audio_per_second, 3)}× real time`),
+      fact("× real time", number(latest.audio_per_second, 3)),
       fact("Time per step", run.seconds_per_step ? `${number(run.seconds_per_step, 3)} s` : "–"),
       fact("Skipped steps", number(latest.skipped_steps)),
     ];
@@ -109,7 +110,7 @@ export function drawCheckpoints(box, run) {
       const button = el("button", { type: "button", id: `verify-${checkpoint.name}`, "aria-label": `Verify ${checkpoint.name}` }, "Verify");
       const state = el("td", {}, checkpoint.state);
       button.addEventListener("click", () => verify(run.id, checkpoint.name, button, state));
-      return el("tr", {}, el("th", { scope: "row" }, checkpoint.name), el("td", { class: "number" }, bytes(checkpoint.bytes)), el("td", {}, when(checkpoint.modified)), state, el("td", {}, checkpoint.has_digest ? button : null));
+      return el("tr", {}, el("th", { scope: "row" }, checkpoint.name), state, el("td", {}, checkpoint.has_digest ? button : null), el("td", { class: "number" }, bytes(checkpoint.bytes)), el("td", {}, when(checkpoint.modified)));
     });
     if (!rows.length) rows.push(el("tr", {}, el("td", { colspan: "5" }, "None yet.")));
     box.replaceChildren(...rows);
@@ -153,6 +154,7 @@ export function drawSamples(page, run, { step, samples }) {
   const select = page.mode, chosen = modes.includes(select.value) ? select.value : modes.at(-1);
   whenChanged(select, modes, () => select.replaceChildren(...modes.map((mode) => el("option", { value: mode }, mode))));
   if (chosen) select.value = chosen;
+  page.choose.hidden = !modes.length;
   page.step.textContent = step === null ? "" : `in the evaluation at step ${number(step)}`;
   whenChanged(page.list, [run.id, step, samples, chosen], () => page.list.replaceChildren(
     ...(samples.length ? samples.map((sample) => sampleItem(run, sample, chosen)) : [el("li", {}, "No evaluation has left any yet.")]),
