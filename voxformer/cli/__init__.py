@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write an ONNX bundle from a checkpoint",
     "transcribe": "transcribe audio with a bundle",
     "checkpoints": "list, verify, prune, mirror or pull a run's checkpoints",
+    "dashboard": "a live page over run folders, read only",
     "doctor": "what is installed, which engines can run here",
 }
 
@@ -39,6 +40,8 @@ INSTALL_HINTS = {
     "onnxruntime": "onnx-cpu",
     "onnx": "export",
     "onnxscript": "export",
+    "starlette": "dashboard",
+    "uvicorn": "dashboard",
 }
 
 

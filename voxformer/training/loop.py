@@ -420,6 +420,8 @@ class _Run:
             return False
         position, watch = self.position, self.config.watch
         self.monitor.row("valid", position.step, {**result.row, **self._weight()})
+        if result.samples:
+            self.monitor.samples(position.step, result.samples)
         logger.info("step %d: %s", position.step, result.summary)
         if result.score < position.best:
             position.evaluations_since_best = 0

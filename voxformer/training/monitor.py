@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, `training.log`, TensorBoard events and the progress line."""
+"""What a run tells: `metrics.jsonl`, `samples.json`, `training.log`, TensorBoard, progress."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn
+
+from voxformer.text.atomic import write_atomically
 
 logger = logging.getLogger("voxformer.training")
 
@@ -85,9 +87,21 @@ class Monitor:
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     self._events.add_scalar(f"{kind}/{key}", value, step)
         except OSError as error:
-            if not self._warned:
-                logger.warning("metrics not written: %s; training goes on", error.strerror)
-            self._warned = True
+            self._not_written("metrics", error)
+
+    def samples(self, step: int, samples: list[dict[str, Any]]) -> None:
+        """Replace `samples.json` by what the evaluation at this step heard."""
+        content = {"step": step, "time": round(time.time(), 3), "samples": samples}
+        try:
+            text = json.dumps(content, indent=1) + "\n"
+            write_atomically(self.folder / "samples.json", text)
+        except OSError as error:
+            self._not_written("samples", error)
+
+    def _not_written(self, what: str, error: OSError) -> None:
+        if not self._warned:
+            logger.warning("%s not written: %s; training goes on", what, error.strerror)
+        self._warned = True
 
     def progress(
         self, step: int, epoch: float, values: dict[str, float], most_seconds: float | None

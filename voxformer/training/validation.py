@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ logger = logging.getLogger("voxformer.training")
 
 NOTHING_READABLE = "no evaluation: not one validation utterance could be read"
 
+NUM_SAMPLES = 8
+
 MODES_BY_STAGE: dict[Stage, tuple[Mode, ...]] = {
     Stage.PRETRAIN: (),
     Stage.CTC: ("ctc_greedy", "ctc_beam"),
@@ -51,12 +53,15 @@ class ValidationResult:
         score: what `best.pt` minimises: the stage's WER, or its loss in pre-training.
         summary: one line for the log.
         critical: WER above 100 % in some mode.
+        samples: a few utterances, the same in every evaluation: id, reference, hypotheses by mode
+            (both normalised), and the recording's path.
     """
 
     row: dict[str, Any]
     score: float
     summary: str
     critical: bool
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Validator:
@@ -160,11 +165,13 @@ class Validator:
             }
         )
         vocabulary = Vocabulary.from_tokens(self.vocabulary.tokens)
+        ids: list[str] = []
         references: list[str] = []
         hypotheses: dict[Mode, list[str]] = {mode: [] for mode in self.modes}
         for batch in self._batches():
             encoded = encode(engine, batch.waveforms.numpy(), batch.waveform_lengths.numpy())
             losses.add(model, encoded.encoder_out, encoded.lengths, encoded.log_probs, batch)
+            ids += batch.ids
             references += [normalise(text) for text in batch.texts]
             seconds = (batch.waveform_lengths / self.config.model.sample_rate).tolist()
             for mode in self.modes:
@@ -186,7 +193,26 @@ class Validator:
         main = self.modes[-1] if self.config.stage is not Stage.CTC else self.modes[0]
         critical = any(wer > 1.0 for wer in wers.values())
         score = wers[main] if math.isfinite(wers[main]) else math.inf
-        return ValidationResult(row, score, "validation " + ", ".join(shown), critical)
+        summary = "validation " + ", ".join(shown)
+        samples = self._samples(ids, references, hypotheses)
+        return ValidationResult(row, score, summary, critical, samples)
+
+    def _samples(
+        self, ids: list[str], references: list[str], hypotheses: dict[Mode, list[str]]
+    ) -> list[dict[str, Any]]:
+        """Utterances spread evenly over the validation set, in its order."""
+        place = {utterance_id: index for index, utterance_id in enumerate(ids)}
+        heard = [u for u in self.utterances if u.id in place]
+        count = min(NUM_SAMPLES, len(heard))
+        return [
+            {
+                "id": utterance.id,
+                "reference": references[place[utterance.id]],
+                "hypotheses": {mode: hypotheses[mode][place[utterance.id]] for mode in self.modes},
+                "audio": str(utterance.audio_path),
+            }
+            for utterance in (heard[i * len(heard) // count] for i in range(count))
+        ]
 
 
 class _Losses:

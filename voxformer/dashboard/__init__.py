@@ -1,0 +1,1 @@
+"""The live page over run folders: it reads what a run writes and never touches training."""
