@@ -61,6 +61,7 @@ def check_surroundings() -> None:
     package = files("voxformer")
     assert (package / "py.typed").is_file()
     assert (package / "configs" / "stage4_fixed.yaml").is_file()
+    assert (package / "dashboard" / "static" / "uplot" / "uPlot.iife.min.js").is_file()
 
 
 def log_probs(vocab_size: int, yes: int, no: int) -> npt.NDArray[np.float32]:

@@ -111,6 +111,17 @@ def test_resumed_run_replaces_the_steps_that_it_goes_over_again(path: Path) -> N
     assert series["valid.ctc"] == {"x": [10, 20], "y": [9.0, 7.0]}
 
 
+def test_newest_step_is_that_of_any_row_after_a_resume_too(path: Path) -> None:
+    path.write_text(row(10, loss=1.0) + row(15, "valid", ctc=9.0))
+    metrics = MetricsFile(path)
+    metrics.poll()
+    assert metrics.newest_step() == 15
+    with path.open("a") as file:
+        file.write(row(12, loss=1.0))
+    metrics.poll()
+    assert metrics.newest_step() == 12
+
+
 @pytest.mark.parametrize("way", ["replaced", "cut", "gone"])
 def test_rotated_file_is_read_anew(path: Path, way: str) -> None:
     path.write_text("".join(row(step, loss=1.0) for step in range(1, 50)))

@@ -88,6 +88,7 @@ class _Tables:
 
     by_kind: dict[str, _Table] = field(default_factory=dict)
     bad_lines: int = 0
+    newest: int = -1
 
     def add(self, line: bytes) -> None:
         try:
@@ -103,13 +104,14 @@ class _Tables:
             if len(self.by_kind) >= MOST_KINDS:
                 return
             table = self.by_kind[kind] = _Table()
-        if table.steps and step <= table.steps[-1]:
+        if step < self.newest or (table.steps and step == table.steps[-1]):
             for other in self.by_kind.values():
                 # An evaluation comes after the training row of its step.
                 keep_same = other is not table and kind != "train"
                 cut = bisect_right if keep_same else bisect_left
                 other.cut(cut(other.steps, step))
         table.append(step, row)
+        self.newest = step
 
 
 class MetricsFile:
@@ -193,6 +195,11 @@ class MetricsFile:
         with self._lock:
             table = self._shown.by_kind.get(kind)
             return dict(finite(table.last)) if table else {}
+
+    def newest_step(self) -> int | None:
+        """The step of the last row of any kind: between logged ones, that of an evaluation."""
+        with self._lock:
+            return self._shown.newest if self._shown.newest >= 0 else None
 
     def best(self, kind: str) -> dict[str, float]:
         """The least value of every WER column."""

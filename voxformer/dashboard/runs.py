@@ -74,11 +74,11 @@ class Run:
         training = config.get("training")
         training = training if isinstance(training, dict) else {}
         latest, valid = self.metrics.last("train"), self.metrics.last("valid")
-        step, total = latest.get("step"), self._log.total_steps
+        step, total = self.metrics.newest_step(), self._log.total_steps
         pace = self.metrics.seconds_per_step()
         updated = max(_modified(self.folder / mark) for mark in MARKS[1:])
         state = _state(self._log, updated, pace)
-        left = total - step if total is not None and isinstance(step, int) else None
+        left = total - step if total is not None and step is not None else None
         return {
             "id": self.id,
             "name": self.name,
