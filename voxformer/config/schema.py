@@ -194,6 +194,9 @@ class TrainingConfig(Section):
     """`step_N.pt` files to keep; `latest.pt` and `best.pt` are always kept."""
     keep_epochs_n: int = Field(1, ge=0)
     """`epoch_N.pt` files to keep; 0 writes none."""
+    max_unsaved_minutes: float = Field(60.0, ge=0.0)
+    """When a save fails, as on a full disk, training goes on and the save is tried again; the run
+    stops with exit code 3 when saving has failed for so many minutes since the last good save."""
     resume_from: str | None = None
     """Checkpoint to continue; the run's own `latest.pt` starts fresh when the run has none yet. A
     URL names a mirror, whose newest verified checkpoint is fetched, or a `step_N.pt` in one."""

@@ -8,6 +8,7 @@ that a checkpoint alone is enough to go on, evaluate or export.
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from voxformer.config import ConfigError, ModelConfig, RunConfig
 from voxformer.config.load import validate_config
 from voxformer.model import VoxFormer
 from voxformer.training.storage import (
+    Abandoned,
     DigestError,
     digest_path,
+    has_hard_links,
     link_verified,
     numbered_checkpoints,
     remove_verified,
@@ -65,11 +68,14 @@ class LoadedModel:
     metadata: dict[str, Any]
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> str:
+def save_checkpoint(
+    path: Path, state: dict[str, Any], stopped: threading.Event | None = None
+) -> str:
     """Write `state` with format name and version; returns the file's SHA-256.
 
     Raises:
         OSError: the disk is full or failing; nothing under the final name was touched.
+        Abandoned: `stopped` was set meanwhile; the same holds.
     """
     payload = {"format": FORMAT, "format_version": FORMAT_VERSION, **state}
 
@@ -79,11 +85,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> str:
         except RuntimeError as error:
             # What stopped the write comes out as torch's complaint about an archive cut short;
             # what stopped it tells a full disk, a dead reading process and a bug apart.
-            if isinstance(error.__context__, OSError) or "inline_container" in str(error):
-                raise error.__context__ or error from None
+            cause = error.__context__
+            if isinstance(cause, (OSError, Abandoned)) or "inline_container" in str(error):
+                raise cause or error from None
             raise
 
-    return write_verified(path, write)
+    return write_verified(path, write, stopped)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -249,24 +256,38 @@ class CheckpointFolder:
         self.keep_epochs_n = keep_epochs_n
         for stale in (*folder.glob(".*.tmp"), *folder.glob(".*.part")):
             stale.unlink()
+        self._has_links = has_hard_links(folder)
 
-    def save_step(self, step: int, state: dict[str, Any]) -> Path:
-        """Write `step_N.pt`, point `latest.pt` at it, delete what is too old."""
+    def copies(self, with_epoch: bool) -> int:
+        """How often a step's content is on disk; once where the file system has hard links."""
+        return 1 if self._has_links else 2 + with_epoch
+
+    def save_step(
+        self,
+        step: int,
+        state: dict[str, Any],
+        epoch: int | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        """Write `step_N.pt`, point `latest.pt` at it, delete what is too old.
+
+        Args:
+            step: N.
+            state: what to write.
+            epoch: keep it as `epoch_N.pt` as well, at no cost in disk.
+            stopped: gives up when it is set.
+        """
         path = self.folder / f"step_{step}.pt"
-        save_checkpoint(path, state)
+        save_checkpoint(path, state, stopped)
         link_verified(path, self.folder / "latest.pt")
-        self._prune("step", self.keep_last_n)
-        return path
-
-    def save_epoch(self, epoch: int, step_path: Path) -> None:
-        """Keep the checkpoint `step_path` under `epoch_N.pt` as well, at no cost in disk."""
-        if self.keep_epochs_n:
-            link_verified(step_path, self.folder / f"epoch_{epoch}.pt")
+        if epoch is not None and self.keep_epochs_n:
+            link_verified(path, self.folder / f"epoch_{epoch}.pt")
             self._prune("epoch", self.keep_epochs_n)
+        self._prune("step", self.keep_last_n)
 
-    def save_best(self, state: dict[str, Any]) -> None:
+    def save_best(self, state: dict[str, Any], stopped: threading.Event | None = None) -> None:
         """Write `best.pt` (weights only)."""
-        save_checkpoint(self.folder / "best.pt", state)
+        save_checkpoint(self.folder / "best.pt", state, stopped)
 
     def _prune(self, kind: str, keep: int) -> None:
         for path in numbered_checkpoints(self.folder, kind)[:-keep]:

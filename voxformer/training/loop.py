@@ -9,7 +9,6 @@ thread count).
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 import math
@@ -41,6 +40,7 @@ from voxformer.training.optim import (
     make_optimizer,
     schedule_step,
 )
+from voxformer.training.saver import CheckpointSaver
 from voxformer.training.setup import (
     RunError,
     Start,
@@ -170,7 +170,11 @@ class _Run:
         self.position = Position()
         if start.resumed is not None:
             self._restore(start.resumed, start.path)
-        self.checkpoints = CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n)
+        self.saver = CheckpointSaver(
+            CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n),
+            training.max_unsaved_minutes,
+            saved_step=self.position.step if start.resumed is not None else -1,
+        )
         self.mirror = Mirror(config.mirror, folder) if config.mirror.url else None
         self.monitor = Monitor(folder, self.total_steps, name)
         self.validator = Validator(
@@ -182,7 +186,6 @@ class _Run:
             self.token_rate,
             device,
         )
-        self.saved_step = self.position.step if start.resumed is not None else -1
         self.unsaved = start.resumed is None
         write_atomically(folder / "config.yaml", dump_config(config))
         self.opening = start.message
@@ -190,7 +193,7 @@ class _Run:
     def run(self) -> int:
         """Train to the end, a signal or a stop; save in each case."""
         config, hours = self.config, sum(u.duration for u in self.utterances) / 3600
-        with self.monitor, _Stop() as stop, self.mirror or contextlib.nullcontext():
+        with self.monitor, _Stop() as stop, self.mirror or contextlib.nullcontext(), self.saver:
             logger.info("%s in %s", self.opening, self.folder)
             logger.info(
                 "stage %s on %s: %.1f M parameters, %d utterances (%.2f h), %d steps",
@@ -210,17 +213,22 @@ class _Run:
                 # Raised wherever the step is by now, so this state is no step's and is not saved.
                 if "DataLoader worker" not in str(error):
                     raise
+                self.saver.finish(lambda: True)
                 raise RunError(
                     "a process that reads audio died; if memory or shared memory (/dev/shm) ran "
                     f"out, lower training.num_workers or set it to 0; {self._saved()} is saved, go "
                     "on with --resume"
                 ) from None
             # Evaluating at the end moves what is best so far, so it is saved once more.
-            if code not in (EXIT_DISK, EXIT_WATCH) and not self._save():
+            self._save()
+            in_a_hurry = code == EXIT_DISK
+            if not self.saver.finish(lambda: in_a_hurry or stop.signal_number is not None):
                 code = EXIT_DISK
             if code == EXIT_DISK:
                 logger.error(
-                    "the last state is not saved, %s is; make space and go on with --resume",
+                    "stopped at step %d because saving failed, %s is saved; make space and go on "
+                    "with --resume",
+                    self.position.step,
                     self._saved(),
                 )
             if code == EXIT_OK:
@@ -239,7 +247,8 @@ class _Run:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def _saved(self) -> str:
-        return f"step {self.saved_step}" if self.saved_step >= 0 else "nothing"
+        step = self.saver.saved_step
+        return f"step {step}" if step >= 0 else "nothing"
 
     def _finished(self) -> bool:
         training, position = self.config.training, self.position
@@ -355,6 +364,7 @@ class _Run:
             "gradient_norm": norm,
             "audio_per_second": speed,
             "skipped_steps": position.skipped_steps,
+            **self.saver.metrics(),
             **(self.mirror.metrics() if self.mirror else {}),
         }
         values.setdefault("loss", math.nan)
@@ -386,14 +396,14 @@ class _Run:
                 ", ".join(self.suspects) or "none that could be read",
             )
             self.position.nonfinite_in_a_row = 0  # a run that is resumed gets as many again
-            return EXIT_WATCH if self._save() else EXIT_DISK
+            return EXIT_WATCH
         if step % training.eval_interval == 0 and self._evaluate():
-            return EXIT_WATCH if self._save() else EXIT_DISK
+            return EXIT_WATCH
         if step % training.save_interval == 0:
             self._save()
         if stop.signal_number is not None:
-            return 128 + stop.signal_number if self._save() else EXIT_DISK
-        return None
+            return 128 + stop.signal_number
+        return EXIT_DISK if self.saver.overdue else None
 
     def _end_of_epoch(self) -> None:
         position = self.position
@@ -405,11 +415,8 @@ class _Run:
             self.monitor.row("epoch", position.step, row)
             shown = ", ".join(f"{key} {value:.3f}" for key, value in summary.items())
             logger.info("epoch %d: %s", position.epoch, shown)
-        if self.config.training.keep_epochs_n and self._save():
-            name = f"epoch_{position.epoch}.pt"
-            with self._disk_errors(name):
-                step = self.folder / f"step_{position.step}.pt"
-                self.checkpoints.save_epoch(position.epoch, step)
+        if self.config.training.keep_epochs_n:
+            self._save(position.epoch)
 
     def _evaluate(self) -> bool:
         """Evaluate on the validation set, keep the best; True when the watch says stop."""
@@ -425,15 +432,13 @@ class _Run:
         logger.info("step %d: %s", position.step, result.summary)
         if result.score < position.best:
             position.evaluations_since_best = 0
-            if self.saved_step < 0:
+            if self.saver.saved_step < 0:
                 self._save()  # best.pt alone could not be resumed
                 self.unsaved = True
             weights = self.average.state_dict() if self.average else self.module.state_dict()
-            with self._disk_errors("best.pt"):
-                self.checkpoints.save_best(
-                    {**self._identity(), "model": weights, "metrics": result.row}
-                )
-                position.best = result.score
+            best = {**self._identity(), "model": weights, "score": result.score}
+            self.saver.save_best(position.step, {**best, "metrics": result.row})
+            position.best = result.score
         else:
             position.evaluations_since_best += 1
         if not result.critical or position.step <= self.config.training.warmup_steps:
@@ -463,10 +468,10 @@ class _Run:
             "max_tokens_per_second": self.token_rate,
         }
 
-    def _save(self) -> bool:
-        """Write `step_N.pt` and `latest.pt`; False when the disk would not take them."""
+    def _save(self, epoch: int | None = None) -> None:
+        """Have the present state written as `step_N.pt`, and as the `epoch_N.pt` of an epoch."""
         if not self.unsaved:
-            return True
+            return
         state = {
             **self._identity(),
             "model": self.module.state_dict(),
@@ -474,21 +479,8 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "position": asdict(self.position),
         }
-        with self._disk_errors(f"step_{self.position.step}.pt"):
-            self.checkpoints.save_step(self.position.step, state)
-            self.saved_step = self.position.step
-            self.unsaved = False
-            return True
-        return False
-
-    @contextlib.contextmanager
-    def _disk_errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
-            goes_on = "" if self._finished() else "; training goes on"
-            logger.error("%s not saved: %s%s%s", what, error.strerror or error, full, goes_on)
+        self.saver.save_step(self.position.step, state, epoch)
+        self.unsaved = False
 
     def _restore(self, state: dict[str, Any], path: str | None) -> None:
         try:

@@ -8,9 +8,11 @@ rename is done, so that kills at any instants leave a file that one of them desc
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -23,6 +25,10 @@ NUMBERED = re.compile(r"^(step|epoch)_(\d+)\.pt$")
 
 class DigestError(ValueError):
     """A file whose content is not what its `.sha256` says."""
+
+
+class Abandoned(Exception):
+    """A write that was told to stop before it was done."""
 
 
 def digest_path(path: Path) -> Path:
@@ -68,18 +74,21 @@ def verify(path: Path) -> str:
     return actual
 
 
-def write_verified(path: Path, write: Callable[[BinaryIO], None]) -> str:
+def write_verified(
+    path: Path, write: Callable[[BinaryIO], None], stopped: threading.Event | None = None
+) -> str:
     """Write a file atomically through `write(file)` with its digest, and return the digest.
 
     Raises:
         OSError: as the file system says (ENOSPC …); no temporary file is left, and what stood under
             the final name is untouched.
+        Abandoned: `stopped` was set meanwhile; the same holds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            hashing = _HashingWriter(file)
+            hashing = _HashingWriter(file, stopped or threading.Event())
             write(cast(BinaryIO, hashing))
             file.flush()
             os.fsync(file.fileno())
@@ -110,6 +119,20 @@ def link_verified(source: Path, path: Path) -> None:
     finally:
         # Renaming one link of a file over another leaves both.
         temporary.unlink(missing_ok=True)
+
+
+def has_hard_links(folder: Path) -> bool:
+    """Whether the file system of a folder knows hard links; true where it cannot be tried."""
+    probe, link = (folder / f".{name}.{os.getpid()}.tmp" for name in ("probe", "link"))
+    try:
+        probe.touch()
+        os.link(probe, link)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        link.unlink(missing_ok=True)
+        probe.unlink(missing_ok=True)
+    return True
 
 
 def remove_verified(path: Path) -> None:
@@ -175,11 +198,13 @@ def _chunks(path: Path) -> Iterator[bytes]:
 class _HashingWriter:
     """The part of a binary file that `torch.save` needs, hashing what passes."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+    def __init__(self, file: BinaryIO, stopped: threading.Event) -> None:
+        self.file, self.stopped = file, stopped
         self.digest = hashlib.sha256()
 
     def write(self, data: bytes) -> int:
+        if self.stopped.is_set():
+            raise Abandoned
         self.digest.update(data)
         return self.file.write(data)
 
