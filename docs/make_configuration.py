@@ -43,9 +43,14 @@ Rules that join several keys:
 
 Where a run begins:
 
-- `training.resume_from` continues a checkpoint of the same stage and architecture (`ctc_weight` and
-  `dropout` may differ). The run's own `latest.pt` means the newest checkpoint of the run folder
-  that verifies; a damaged one is renamed to `<name>.damaged`. If the folder holds no checkpoint at
+- `training.resume_from` continues a checkpoint of the same stage. Sizes of the network, `seed`,
+  `optimizer` and the codebooks of stage 1 must be those of the checkpoint; any other setting may
+  differ, is named in the log, and counts as it is now. After a change of `batch_size`,
+  `batch_seconds` or the training set, an epoch goes on at the same share of its batches. The run
+  folder may have moved, and so may the data: utterances are known by id and duration.
+- The run's own `latest.pt` means the newest checkpoint of the run folder that verifies; a damaged
+  one is renamed to `<name>.damaged`, and the log says which steps are lost. Where none can be used
+  the run does not start, and nothing is renamed. If the folder holds no checkpoint at
   all, the run starts fresh and says so. Any other missing file is an error. `voxformer train
   --resume` sets it to the run's own `latest.pt`. A URL is fetched into the run folder, which must
   hold no checkpoint yet.

@@ -22,9 +22,14 @@ sys.exit(f"imported {{sorted(found)}}" if found else 0)
         "import voxformer.decoding",
         "import voxformer.runtime",
         "from voxformer import Recognizer",
+        *(
+            f"import voxformer.cli; voxformer.cli.main(['checkpoints', '{action}', '/'])"
+            for action in ("list", "verify", "prune")
+        ),
+        "import voxformer.training.space",
     ],
 )
-def test_deployers_imports_pull_in_neither_torch_nor_onnx(statement):
+def test_what_needs_neither_torch_nor_onnx_imports_neither(statement):
     result = subprocess.run(
         [sys.executable, "-c", CHECK.format(statement=statement)],
         capture_output=True,

@@ -265,7 +265,11 @@ def test_checkpoints_that_are_damaged_or_of_something_else(
 ) -> None:  # type: ignore[no-untyped-def]
     whole = finished / "latest.pt"
     path = tmp_path / "x.pt"
-    shutil.copy(whole.with_name("latest.pt.sha256"), tmp_path / "x.pt.sha256")
+    recorded = whole.with_name("latest.pt.sha256").read_text()
+    (tmp_path / "x.pt.sha256").write_text(recorded)
+    path.write_bytes(whole.read_bytes())
+    assert "x.pt.sha256 is damaged or of another file" in refusal(f"training.{key}={path}")
+    (tmp_path / "x.pt.sha256").write_text(recorded.replace("latest.pt", "x.pt"))
     content = bytearray(whole.read_bytes())
     path.write_bytes(content[: len(content) // 2])
     assert "x.pt.sha256 says otherwise" in refusal(f"training.{key}={path}")

@@ -25,28 +25,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; `verify` exits with 2 when a file is damaged."""
-    from voxformer.training.checkpoint import CheckpointError
-    from voxformer.training.storage import numbered_checkpoints, remove_verified
+    from voxformer.training.storage import FolderError
 
     forms = {"mirror": "DIR URL", "pull": "URL DIR"}
     form = forms.get(args.action, "DIR")
     if len(args.places) != len(form.split()):
-        raise CheckpointError(f"{args.action} takes {form}")
+        raise FolderError(f"{args.action} takes {form}")
     if args.action == "pull":
         return _pull(args.places[0], Path(args.places[1]))
     folder = Path(args.places[0])
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; name a run folder")
+        raise FolderError(f"{folder}: no such folder; name a run folder")
     files = sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime)
     if not files:
-        raise CheckpointError(f"{folder}: no checkpoints here")
+        raise FolderError(f"{folder}: no checkpoints here")
     if args.action == "mirror":
         return _mirror(folder, args.places[1], args.keep)
     if args.action == "prune":
-        for path in numbered_checkpoints(folder, "step")[: -args.keep]:
-            remove_verified(path)
-            print(f"{path.name}: deleted")
-        return 0
+        return _prune(folder, args.keep)
     damaged = 0
     for path in files:
         size = path.stat().st_size / 2**20
@@ -54,6 +50,22 @@ def run(args: argparse.Namespace) -> int:
         damaged += state not in ("", "verified")
         print(f"{path.name:24} {size:9.1f} MiB  {state}".rstrip())
     return 2 if damaged else 0
+
+
+def _prune(folder: Path, keep: int) -> int:
+    """Delete older steps; the newest that verifies stays wherever it stands among them."""
+    from voxformer.training.space import newest_that_verifies
+    from voxformer.training.storage import numbered_checkpoints, remove_verified
+
+    steps = numbered_checkpoints(folder, "step")
+    newest = newest_that_verifies(reversed(steps))
+    for path in steps[:-keep]:
+        if path == newest:
+            print(f"{path.name}: kept, the newest that verifies")
+        else:
+            remove_verified(path)
+            print(f"{path.name}: deleted")
+    return 0
 
 
 def _mirror(folder: Path, url: str, keep: int) -> int:
@@ -70,17 +82,16 @@ def _mirror(folder: Path, url: str, keep: int) -> int:
 
 
 def _pull(url: str, folder: Path) -> int:
-    from voxformer.training.checkpoint import CheckpointError
     from voxformer.training.mirror import pull_url
     from voxformer.training.remote import checked
     from voxformer.training.setup import locked, make_run_folder
-    from voxformer.training.storage import holds_checkpoints
+    from voxformer.training.storage import FolderError, holds_checkpoints
 
     checked(url)
     make_run_folder(folder)
     with locked(folder):
         if holds_checkpoints(folder):
-            raise CheckpointError(f"{folder}: already holds checkpoints; name another folder")
+            raise FolderError(f"{folder}: already holds checkpoints; name another folder")
         pulled = pull_url(url, folder)
     for path in pulled.files:
         print(f"{path.relative_to(folder)}: fetched, verified")
@@ -94,4 +105,6 @@ def _state(path: Path) -> str:
         verify(path)
     except DigestError as error:
         return str(error)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
     return "verified"

@@ -7,7 +7,7 @@ that a checkpoint alone is enough to go on, evaluate or export.
 
 from __future__ import annotations
 
-import logging
+import errno
 import threading
 import warnings
 from collections.abc import Collection
@@ -24,7 +24,6 @@ from voxformer.model import VoxFormer
 from voxformer.training.storage import (
     Abandoned,
     DigestError,
-    digest_path,
     has_hard_links,
     link_verified,
     numbered_checkpoints,
@@ -36,9 +35,6 @@ from voxformer.training.storage import (
 FORMAT = "voxformer-checkpoint"
 FORMAT_VERSION = 1
 TRAINING_ONLY = frozenset({"ctc_weight", "dropout"})
-
-logger = logging.getLogger("voxformer.training")
-
 
 REQUIRED = {"format_version": int, "stage": str, "step": int, "config": dict, "model": dict}
 
@@ -109,7 +105,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except DigestError as error:
         raise DamagedError(f"{error}; it is damaged or is not a VoxFormer checkpoint") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        kind = DamagedError if error.errno == errno.EIO else CheckpointError
+        raise kind(f"{path}: cannot be read: {error.strerror}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a stranger's pickle; the error says enough
@@ -195,7 +192,10 @@ def check_architecture(
         if key not in free and saved_values[key] != values[key]
     ]
     if different:
-        raise CheckpointError(f"{path}: for another architecture: {'; '.join(different)}")
+        raise CheckpointError(
+            f"{path}: for another architecture: {'; '.join(different)}; set model as it is there, "
+            "or start another run"
+        )
 
 
 def load_matching_weights(
@@ -222,29 +222,6 @@ def load_matching_weights(
         raise CheckpointError(f"{path}: shares no weights with this model")
     module.load_state_dict({name: weights[name] for name in taken}, strict=False)
     return taken, [name for name in own if name not in weights]
-
-
-def newest_verified(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a run that verifies and loads; damaged ones are set aside.
-
-    Raises:
-        CheckpointError: there are checkpoints, and none of them can be used; or the newest is whole
-            but not for this version, and then nothing is touched.
-    """
-    candidates = [folder / "latest.pt"]
-    candidates += reversed(numbered_checkpoints(folder, "step"))
-    candidates += reversed(numbered_checkpoints(folder, "epoch"))
-    for path in candidates:
-        if not path.is_file():
-            continue
-        try:
-            return path, load_checkpoint(path)
-        except DamagedError as error:
-            aside = path.with_name(path.name + ".damaged")
-            path.replace(aside)
-            digest_path(path).unlink(missing_ok=True)
-            logger.warning("%s; set aside as %s", error, aside.name)
-    raise CheckpointError(f"{folder}: no checkpoint in it can be used; see the log for each")
 
 
 class CheckpointFolder:

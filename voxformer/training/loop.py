@@ -31,6 +31,7 @@ from voxformer.data.seeds import derived_seed
 from voxformer.model import count_parameters
 from voxformer.text.atomic import write_atomically
 from voxformer.training.checkpoint import CheckpointError, CheckpointFolder
+from voxformer.training.compatibility import changed_data, describe_data, same_share
 from voxformer.training.mirror import Mirror
 from voxformer.training.monitor import Monitor
 from voxformer.training.optim import (
@@ -40,6 +41,7 @@ from voxformer.training.optim import (
     make_optimizer,
     schedule_step,
 )
+from voxformer.training.recovery import best_so_far
 from voxformer.training.saver import CheckpointSaver
 from voxformer.training.setup import (
     RunError,
@@ -167,7 +169,9 @@ class _Run:
         self.total_steps = steps_per_epoch * training.num_epochs
         if training.max_steps:
             self.total_steps = min(self.total_steps, training.max_steps)
+        self.data = describe_data(self.utterances)
         self.position = Position()
+        self.notes = list(start.notes)
         if start.resumed is not None:
             self._restore(start.resumed, start.path)
         self.saver = CheckpointSaver(
@@ -195,6 +199,8 @@ class _Run:
         config, hours = self.config, sum(u.duration for u in self.utterances) / 3600
         with self.monitor, _Stop() as stop, self.mirror or contextlib.nullcontext(), self.saver:
             logger.info("%s in %s", self.opening, self.folder)
+            for note in self.notes:
+                logger.warning("%s", note)
             logger.info(
                 "stage %s on %s: %.1f M parameters, %d utterances (%.2f h), %d steps",
                 config.stage.value,
@@ -466,7 +472,11 @@ class _Run:
             "tokens": self.vocabulary.tokens,
             "tokenizer": torch.tensor(list(self.vocabulary.model_bytes), dtype=torch.uint8),
             "max_tokens_per_second": self.token_rate,
+            "data": self._data(),
         }
+
+    def _data(self) -> dict[str, Any]:
+        return {**self.data, "num_batches": self.sampler.num_batches(self.position.epoch)}
 
     def _save(self, epoch: int | None = None) -> None:
         """Have the present state written as `step_N.pt`, and as the `epoch_N.pt` of an epoch."""
@@ -495,9 +505,14 @@ class _Run:
                 group.update(values)
             if self.average is not None:
                 self.average.load_state_dict(state["ema"] or state["model"])
-            self.position = Position(**state["position"])
+            position = self.position = Position(**state["position"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path}: does not fit this run: {reason}") from None
         if self.config.stage is not Stage.PRETRAIN and state["tokens"] != self.vocabulary.tokens:
             raise CheckpointError(f"{path}: its tokens are not those of its tokenizer")
+        data, saved_data = self._data(), state.get("data")
+        self.notes += changed_data(saved_data, data)
+        position.micro_batch = same_share(position.micro_batch, saved_data, data["num_batches"])
+        position.best, notes = best_so_far(self.folder, position.step, position.best)
+        self.notes += notes

@@ -7,8 +7,8 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from voxformer.training.checkpoint import (
     check_architecture,
     load_checkpoint,
     load_matching_weights,
-    newest_verified,
 )
+from voxformer.training.compatibility import changed_settings
 from voxformer.training.mirror import pull_if_there, pull_url
 from voxformer.training.objectives import (
     Objective,
@@ -39,8 +39,9 @@ from voxformer.training.objectives import (
     SupervisedObjective,
     freeze_encoder,
 )
+from voxformer.training.recovery import newest_verified
 from voxformer.training.remote import UnreachableError
-from voxformer.training.storage import holds_checkpoints, numbered_checkpoints
+from voxformer.training.storage import holds_checkpoints, numbered_checkpoints, sync_folder
 from voxformer.training.transfer import Pulled
 
 logger = logging.getLogger("voxformer.training")
@@ -67,6 +68,8 @@ class Start:
     initial: dict[str, Any] | None
     path: str | None
     message: str
+    notes: list[str] = field(default_factory=list)
+    """For the log: what was found damaged, which settings have changed."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def make_run_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
@@ -190,7 +194,8 @@ def find_start(config: RunConfig, folder: Path) -> Start:
             _check_folder_goes_on_from(folder, path, state["step"])
             return _resume(config, path, state)
         if holds_checkpoints(folder):
-            return _resume(config, *newest_verified(folder))
+            found = newest_verified(folder)
+            return _resume(config, found.path, found.state, notes=found.notes)
         begun = f"{path} does not exist yet and {folder} holds no checkpoint: starting fresh"
     elif holds_checkpoints(folder):
         raise RunError(
@@ -207,7 +212,13 @@ def find_start(config: RunConfig, folder: Path) -> Start:
     return _initial(config, begun)
 
 
-def _resume(config: RunConfig, found: Path, state: dict[str, Any], source: str = "") -> Start:
+def _resume(
+    config: RunConfig,
+    found: Path,
+    state: dict[str, Any],
+    source: str = "",
+    notes: Sequence[str] = (),
+) -> Start:
     """Go on from a loaded checkpoint, if it is one of such a run."""
     if state["stage"] != config.stage.value:
         raise CheckpointError(
@@ -220,8 +231,10 @@ def _resume(config: RunConfig, found: Path, state: dict[str, Any], source: str =
             "training.init_from to take them, or resume from latest.pt"
         )
     check_architecture(found, state["config"]["model"], config.model)
+    changed = changed_settings(found, state["config"], config)
     message = f"resuming {found} at step {state['step']}{source}"
-    return Start(state, None, str(found), message)
+    told = [f"goes on with other settings than before: {'; '.join(changed)}"] if changed else []
+    return Start(state, None, str(found), message, [*notes, *told])
 
 
 def _resume_pulled(config: RunConfig, pulled: Pulled, url: str) -> Start:

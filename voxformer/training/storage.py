@@ -20,11 +20,16 @@ from typing import BinaryIO, cast
 from voxformer.text.atomic import write_atomically
 
 CHUNK = 1 << 20
+RECORDED = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 NUMBERED = re.compile(r"^(step|epoch)_(\d+)\.pt$")
 
 
 class DigestError(ValueError):
     """A file whose content is not what its `.sha256` says."""
+
+
+class FolderError(ValueError):
+    """A folder that is not what a command needs; the message says what to do."""
 
 
 class Abandoned(Exception):
@@ -46,12 +51,18 @@ def file_digest(path: Path) -> str:
 
 
 def recorded_digests(path: Path) -> list[str]:
-    """Digests that `path`'s digest file allows: one, or more while it is being replaced."""
+    """Digests that `path`'s digest file allows: one, or more while it is being replaced.
+
+    None where there is no such file, or where anything in it is not as it was written.
+    """
     try:
-        lines = digest_path(path).read_text(encoding="ascii").splitlines()
+        text = digest_path(path).read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError):
         return []
-    return [line.split()[0] for line in lines if line.split()]
+    lines = [RECORDED.fullmatch(line) for line in text.split("\n")[:-1]]
+    if not text.endswith("\n") or not all(line and line[2] == path.name for line in lines):
+        return []
+    return [line[1] for line in lines if line]
 
 
 def verify(path: Path) -> str:
@@ -64,9 +75,10 @@ def verify(path: Path) -> str:
     actual = file_digest(path)
     recorded = recorded_digests(path)
     if not recorded:
-        raise DigestError(
-            f"{path}: no {digest_path(path).name} beside it, so it cannot be verified"
-        )
+        beside = digest_path(path)
+        wrong = f"{beside.name} is damaged or of another file" if beside.exists() else ""
+        missing = f"no {beside.name} beside it"
+        raise DigestError(f"{path}: {wrong or missing}, so it cannot be verified")
     if actual not in recorded:
         raise DigestError(
             f"{path}: SHA-256 is {actual[:12]}…, {digest_path(path).name} says otherwise"
@@ -168,15 +180,16 @@ def place_verified(temporary: Path, path: Path, digest: str) -> None:
         old = "".join(f"{known}  {path.name}\n" for known in earlier)
         write_atomically(digest_path(path), old + line)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         write_atomically(digest_path(path), line)
     else:
         write_atomically(digest_path(path), line)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder, as they are now, survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
