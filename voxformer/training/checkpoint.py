@@ -105,7 +105,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except DigestError as error:
         raise DamagedError(f"{error}; it is damaged or is not a VoxFormer checkpoint") from None
     except OSError as error:
-        kind = DamagedError if error.errno == errno.EIO else CheckpointError
+        damaged = error.errno == errno.EIO
+        kind: type[CheckpointError] = DamagedError if damaged else CheckpointError
         raise kind(f"{path}: cannot be read: {error.strerror}") from None
     try:
         with warnings.catch_warnings():
