@@ -14,7 +14,7 @@ import torch
 
 from voxformer.cli import main
 from voxformer.config import RunConfig, dump_config
-from voxformer.training import loop, space, storage
+from voxformer.training import loop, monitor, space, storage
 from voxformer.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from voxformer.training.loop import train
 from voxformer.training.space import NoRoomError, free_bytes, make_room
@@ -176,6 +176,26 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert main(["train", "--config", str(tmp_path / "config.yaml")]) == 3
     assert "no space left on device; make space and run it again" in capsys.readouterr().err
+
+
+def test_tensorboards_events_go_on_once_there_is_room(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(monitor, "EVENTS_PAUSE_S", 0.0)
+    (small_disk / "run").mkdir()
+    with monitor.Monitor(small_disk / "run", 402, "run") as written:
+        written.row("train", 1, {"loss": 1.0})
+        fill(small_disk)
+        for step in range(2, 200):  # more than the writer's buffer holds
+            written.row("train", step, {"loss": 1.0, **dict.fromkeys("abcdefgh", 0.0)})
+        empty(small_disk)
+        for step in range(400, 403):
+            written.row("train", step, {"loss": 1.0})
+    events = EventAccumulator(str(small_disk / "run"))
+    events.Reload()
+    assert 402 in [event.step for event in events.Scalars("train/loss")]
 
 
 def checkpoints(folder: Path, *steps: int) -> None:

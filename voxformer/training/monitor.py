@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -18,9 +18,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from voxformer.text.atomic import write_atomically
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 logger = logging.getLogger("voxformer.training")
 
 PLAIN_INTERVAL_S = 15.0
+# TensorBoard's writer ends at its first error, as on a full disk; then a new one is tried.
+EVENTS_PAUSE_S = 60.0
 
 
 class Monitor:
@@ -31,8 +36,6 @@ class Monitor:
     """
 
     def __init__(self, folder: Path, total_steps: int, title: str) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = folder
         self.total_steps = total_steps
         self.title = title
@@ -42,7 +45,8 @@ class Monitor:
         self._metrics = (folder / "metrics.jsonl").open("ab", buffering=0)
         self._torn = _ends_in_the_middle(folder / "metrics.jsonl")
         self._warned = False
-        self._events = SummaryWriter(log_dir=str(folder))
+        self._events: SummaryWriter | None = None
+        self._next_events = 0.0
         self._last_plain = 0.0
         self._started = time.monotonic()
         self._first_step: int | None = None
@@ -68,10 +72,10 @@ class Monitor:
     ) -> None:
         self._progress.stop()
         self._metrics.close()
-        for close in (self._events.close, *(handler.close for handler in self._handlers)):
-            with contextlib.suppress(OSError):
-                close()
+        self._close_events()
         for handler in self._handlers:
+            with contextlib.suppress(OSError):
+                handler.close()
             logger.removeHandler(handler)
 
     def row(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -83,11 +87,30 @@ class Monitor:
             written = self._metrics.write(line.encode())
             if written:
                 self._torn = written < len(line)
-            for key, value in clean.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    self._events.add_scalar(f"{kind}/{key}", value, step)
         except OSError as error:
             self._not_written("metrics", error)
+        self._scalars(kind, step, clean)
+
+    def _scalars(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            if self._events is None and time.monotonic() >= self._next_events:
+                self._events = SummaryWriter(log_dir=str(self.folder))
+            for key, value in values.items():
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if number and self._events is not None:
+                    self._events.add_scalar(f"{kind}/{key}", value, step)
+        except OSError as error:
+            self._not_written("TensorBoard's events", error)
+            self._close_events()
+            self._next_events = time.monotonic() + EVENTS_PAUSE_S
+
+    def _close_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            with contextlib.suppress(OSError):
+                events.close()
 
     def samples(self, step: int, samples: list[dict[str, Any]]) -> None:
         """Replace `samples.json` by what the evaluation at this step heard."""
