@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -133,6 +134,11 @@ def test_older_checkpoints_make_room_for_the_newest(
     assert "step_1.pt deleted, " in log
     assert " not saved" not in log
     assert load_checkpoint(small_disk / "run" / "latest.pt")["step"] == 24
+    lines = (small_disk / "run" / "metrics.jsonl").read_text().splitlines()
+    last = [row for row in map(json.loads, lines) if row["type"] == "train"][-1]
+    assert last["time_stalled_s"] > 0
+    assert last["saved_step"] in (22, 23)
+    assert last["unsaved_s"] == 0
 
 
 @pytest.mark.parametrize("small_disk", [8], indirect=True)
