@@ -333,15 +333,46 @@ class DecodingConfig(Section):
         return self
 
 
-class WatchConfig(Section):
-    """What the run does when validation WER stays in a bad band after warm-up."""
+Action = Literal["none", "warn", "stop"]
 
-    critical_action: Literal["warn", "stop"] = "warn"
-    """Action while WER is above 100 % (`critical`)."""
+
+class WatchConfig(Section):
+    """What the run looks for in itself, after warm-up and in each decoding mode apart, and what it
+    does then: `none`, `warn` (a log line, a row of `metrics.jsonl`, a note on the dashboard), or
+    `stop` (that, and if it lasts, save and leave with exit code 4)."""
+
+    critical_action: Action = "warn"
+    """WER above 100 %."""
+    high_action: Action = "none"
+    """WER of 50 % or more."""
+    moderate_action: Action = "none"
+    """WER of 25 % or more."""
+    good_action: Action = "none"
+    """WER of 15 % or more."""
+    loop_action: Action = "warn"
+    """Many hypotheses repeat themselves or are cut by the length cap."""
+    loop_share: Probability = 0.2
+    """Share of a mode's hypotheses that counts as many, for `loop_action`."""
+    blank_action: Action = "warn"
+    """Many hypotheses are empty or nearly so: CTC has collapsed to `<blank>`, or the decoder ends
+    at once."""
+    blank_share: Probability = 0.5
+    """Share of a mode's hypotheses that counts as many, for `blank_action`."""
+    attention_action: Action = "warn"
+    """Every head of the decoder's cross-attention rests on one place, whatever is to be written."""
+    attention_share: Probability = 0.7
+    """Share of attention within 120 ms that counts as resting there, for `attention_action`."""
+    stale_action: Action = "warn"
+    """No training loss (CTC and cross-entropy apart) fell; `stop` stops at once."""
+    stale_steps: int = Field(2000, ge=1)
+    """Steps in a window; its mean loss is compared with the best earlier window's."""
+    stale_improvement: float = Field(0.001, ge=0.0, lt=1.0)
+    """Relative fall of a loss from window to window that counts as one."""
     stop_after_evaluations: int = Field(5, ge=1)
-    """Evaluations in a row in the critical band before `stop` stops the run."""
+    """Evaluations in a row with the same finding after which `stop` stops the run."""
     early_stopping: int = Field(0, ge=0)
-    """Evaluations without a better WER that end the run as if it were complete; 0 is off."""
+    """Evaluations without a better WER (in pre-training: loss) that end the run as if it were
+    complete; needs `data.valid_manifest`; 0 is off."""
 
 
 class MirrorConfig(Section):
@@ -386,7 +417,7 @@ class RunConfig(Section):
     decoding: DecodingConfig = DecodingConfig()  # type: ignore[call-arg]
     """Search options for evaluation."""
     watch: WatchConfig = WatchConfig()  # type: ignore[call-arg]
-    """What the run does about a bad WER."""
+    """What the run looks for in itself, and what it does then."""
     mirror: MirrorConfig = MirrorConfig()  # type: ignore[call-arg]
     """Where a copy of the run is kept."""
 

@@ -42,6 +42,7 @@ from voxformer.training.objectives import (
 from voxformer.training.remote import UnreachableError
 from voxformer.training.storage import holds_checkpoints, numbered_checkpoints
 from voxformer.training.transfer import Pulled
+from voxformer.training.watch import needless_without_evaluation
 
 logger = logging.getLogger("voxformer.training")
 
@@ -335,8 +336,18 @@ def load_training_set(
 
 
 def load_validation_set(config: RunConfig, tokenizer: Tokenizer | None) -> list[Utterance]:
-    """Usable validation utterances, thinned evenly to `max_valid_utterances`."""
+    """Usable validation utterances, thinned evenly to `max_valid_utterances`.
+
+    Raises:
+        RunError: there is no validation set, and the watch is to act on evaluations.
+    """
     if config.data.valid_manifest is None:
+        needed = needless_without_evaluation(config.watch)
+        if needed is not None:
+            raise RunError(
+                f"{needed}: acts on evaluations, and data.valid_manifest is not set; name a "
+                "validation manifest, or leave the setting out"
+            )
         return []
     utterances = read_manifest(config.data.valid_manifest)
     screened = _screen("validation", utterances, tokenizer, config)
