@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from voxformer.decoding import Hypothesis
@@ -111,7 +111,7 @@ class AttentionMeter:
     def add(
         self,
         model: VoxFormer,
-        encoder_out: Tensor,
+        memory: Tensor,
         lengths: Tensor,
         tokens: Tensor,
         token_lengths: Tensor,
@@ -123,7 +123,7 @@ class AttentionMeter:
 
         Args:
             model: in evaluation mode.
-            encoder_out: float [batch, frames, d_model].
+            memory: float [batch, frames, d_model], of `VoxFormer.encode`.
             lengths: int64 [batch], valid frames.
             tokens: int64 [batch, max_tokens].
             token_lengths: int64 [batch].
@@ -132,13 +132,11 @@ class AttentionMeter:
         rows = long_enough.nonzero().flatten()[: MOST_LISTENED - self._utterances]
         if not len(rows):
             return
-        encoder_out, lengths = encoder_out[rows], lengths[rows]
         start = torch.full_like(tokens[rows, :1], model.sos_eos_id)
         inputs = torch.cat([start, tokens[rows]], dim=1)
         positions = length_mask(token_lengths[rows] + 1, inputs.size(1))  # (B, P)
-        memory = model.decoder.memory(encoder_out, lengths)
         with _listening(model.decoder) as heard:
-            model.decoder(memory, lengths, inputs)
+            model.decoder(memory[rows], lengths[rows], inputs)
         peaks = torch.stack([_peaks(weights, positions) for weights in heard])  # (L, B, H)
         summed = peaks.sum(dim=1).double().cpu()
         self._sum = summed if self._sum is None else self._sum + summed
@@ -160,7 +158,7 @@ def _peaks(weights: Tensor, positions: Tensor) -> Tensor:
 
 
 @contextmanager
-def _listening(decoder: nn.Module) -> Iterator[list[Tensor]]:
+def _listening(decoder: Any) -> Iterator[list[Tensor]]:
     """Collects the cross-attention [batch, heads, positions, frames] of every layer that runs."""
     heard: list[Tensor] = []
 

@@ -231,10 +231,10 @@ class _Losses:
         self.blank, self.attention = BlankMeter(), AttentionMeter()
 
     def add(
-        self, model: VoxFormer, encoder_out: Tensor, lengths: Any, log_probs: Any, batch: Batch
+        self, model: VoxFormer, memory: Tensor, lengths: Any, log_probs: Any, batch: Batch
     ) -> None:
-        """Add one encoded batch."""
-        device = encoder_out.device
+        """Add one batch of `VoxFormer.encode`."""
+        device = memory.device
         frame_lengths = torch.as_tensor(lengths).to(device)
         tokens, token_lengths = batch.tokens.to(device), batch.token_lengths.to(device)
         num_tokens = float(token_lengths.sum())
@@ -245,14 +245,14 @@ class _Losses:
             self.blank.add(log_probs, lengths)
         if self.with_decoder:
             arguments = (tokens, token_lengths, 0.0)
-            ce, correct = decoder_loss_sum(model, encoder_out, frame_lengths, *arguments)
-            self.attention.add(model, encoder_out, frame_lengths, tokens, token_lengths)
+            ce, correct = decoder_loss_sum(model, memory, frame_lengths, *arguments)
+            self.attention.add(model, memory, frame_lengths, tokens, token_lengths)
             num_targets = num_tokens + len(batch)
             self._count("ce", float(ce), num_targets)
             self._count("token_accuracy", correct, num_targets)
             if len(batch) > 1:
                 # A decoder that listens does much worse on somebody else's speech.
-                other_out, other_lengths = encoder_out.roll(1, 0), frame_lengths.roll(1, 0)
+                other_out, other_lengths = memory.roll(1, 0), frame_lengths.roll(1, 0)
                 shuffled, _ = decoder_loss_sum(model, other_out, other_lengths, *arguments)
                 self._count("ce_shuffled", float(shuffled), num_targets)
 
