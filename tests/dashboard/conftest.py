@@ -45,6 +45,21 @@ def valid_row(step: int, wer: float) -> str:
     return json.dumps(row) + "\n"
 
 
+def watch_row(step: int, name: str = "loop", severity: str = "warning") -> str:
+    row = {
+        "type": "watch",
+        "step": step,
+        "time": 1000.0 + step / 2,
+        "name": name,
+        "mode": "attention",
+        "severity": severity,
+        "action": "stop" if severity == "critical" else "warn",
+        "message": f"40% of the attention hypotheses <i>{name}</i>: decode with rescoring",
+        "ctc_weight": 0.3,
+    }
+    return json.dumps(row) + "\n"
+
+
 def write_samples(folder: Path, audio: Path | str, step: int = 100) -> None:
     sample = {
         "id": "a/1",
@@ -58,7 +73,7 @@ def write_samples(folder: Path, audio: Path | str, step: int = 100) -> None:
 def make_run(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = [train_row(step) for step in range(10, 201, 10)]
-    rows[10:10] = [valid_row(100, 1.2)]
+    rows[10:10] = [valid_row(100, 1.2), watch_row(100), watch_row(100, "critical", "critical")]
     (folder / "metrics.jsonl").write_text("".join(rows) + valid_row(200, 0.3))
     (folder / "config.yaml").write_text("stage: hybrid\ntraining:\n  num_epochs: 10\n")
     (folder / "training.log").write_text(

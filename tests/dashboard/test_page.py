@@ -99,6 +99,9 @@ def test_growing_run_is_seen_as_it_grows(
     with (run_folder / "training.log").open("a") as log:
         log.write("2026-11-24 10:10:00,000 INFO <b>saved</b>\n")
     browser.wait("document.querySelector('#log').textContent.includes('<b>saved</b>')", "the log")
+    finding = "document.querySelector('#watch li').textContent"
+    assert "critical: critical, attention" in browser.js(f"return {finding}")
+    assert "hypotheses <i>critical</i>: decode" in browser.js(f"return {finding}")
     browser.js("document.querySelector('#verify-step_100\\\\.pt').click()")
     browser.wait("document.querySelector('#checkpoints').textContent.includes('verified')", "hash")
     browser.js(

@@ -176,7 +176,7 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(5.0, gt=0.0)
     """Largest global gradient norm; larger gradients are scaled down to it."""
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
-    """Share of the decoder's target spread evenly over the vocabulary."""
+    """Share of the decoder's target spread evenly over its outputs but `<blank>`."""
     decoder_input_noise: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the tokens that the decoder reads in training that are replaced by random ones
     (SwitchOut, Wang et al. 2018), so that it goes by the speech and gets over its own mistakes."""
