@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio.io import AudioError, read_audio
+from ..audio.io import AudioError, read_audio_int16
 from ..config.schema import AugmentConfig
 from ..text import Tokenizer
 from .augment import Augmenter
@@ -188,7 +188,7 @@ class _Utterances(Dataset["_Example | _Failure"]):
         samples = self._cache.get(utterance.id)
         if samples is None:
             samples = _read_int16(utterance, self._sample_rate)
-        waveform = samples.astype(np.float32) / np.float32(32768.0)
+        waveform = np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
 
         def can_align(num_samples: int) -> bool:
             return encoder_frames(num_samples, self._sample_rate) >= max(frames_needed, 1)
@@ -206,8 +206,8 @@ class _Utterances(Dataset["_Example | _Failure"]):
 
 def _read_int16(utterance: Utterance, sample_rate: int) -> NDArray[np.int16]:
     """Samples at 16 bits, whether cached or not, so that a cache changes no result."""
-    waveform = read_audio(utterance.audio_path, sample_rate)
-    seconds = len(waveform) / sample_rate
+    samples = read_audio_int16(utterance.audio_path, sample_rate)
+    seconds = len(samples) / sample_rate
     if utterance.duration - seconds > max(
         _DURATION_TOLERANCE_S, _DURATION_TOLERANCE * utterance.duration
     ):
@@ -215,7 +215,7 @@ def _read_int16(utterance: Utterance, sample_rate: int) -> NDArray[np.int16]:
             f"{utterance.audio_path}: truncated audio: {seconds:.2f} s where the manifest says "
             f"{utterance.duration:.2f} s"
         )
-    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+    return samples
 
 
 class _Collate:
