@@ -263,11 +263,22 @@ class AugmentConfig(Section):
     """Masks on the log-mel features."""
 
 
+class TrainingSet(Section):
+    """One of several training sets."""
+
+    path: str
+    """JSONL manifest."""
+    weight: float = Field(1.0, gt=0.0, le=1000.0)
+    """How often an epoch draws each of its utterances."""
+
+
 class DataConfig(Section):
     """Where the speech is."""
 
-    train_manifest: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """JSONL manifest of the training set, or several."""
+    train_manifest: str | Annotated[list[str | TrainingSet], Field(min_length=1)] | None = None
+    """JSONL manifest of the training set, or several, each a path or `{path: FILE, weight: W}`. An
+    epoch draws an utterance W times (default 1), each time augmented anew; of a fraction, such as
+    0.25 or the half in 2.5, as many of the set as it says, others in each epoch."""
     valid_manifest: str | None = None
     """JSONL manifest that evaluations and `best.pt` use; default: no evaluation."""
     tokenizer: str | None = None
@@ -284,6 +295,32 @@ class DataConfig(Section):
     """A manifest with a larger share of unusable utterances is an error."""
     max_valid_utterances: int | None = Field(None, ge=1)
     """Evaluate on so many utterances at most, spread evenly over the manifest."""
+
+    @field_validator("train_manifest", mode="before")
+    @classmethod
+    def _sets_are_plain(cls, value: object) -> object:
+        # What a choice of types says of a wrong item would be longer and say less.
+        for item in value if isinstance(value, list) else []:
+            if isinstance(item, (str, TrainingSet)):
+                continue
+            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+                raise ValueError("each set should be a path, or {path: FILE, weight: W}")
+            unknown = set(item) - set(TrainingSet.model_fields)
+            if unknown:
+                named = min(map(str, unknown))
+                raise ValueError(f"{item['path']}: unknown key {named}; a set has path and weight")
+            weight = item.get("weight", 1.0)
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not number or not 0.0 < weight <= 1000.0:
+                raise ValueError(f"{item['path']}: weight should be above 0 and at most 1000")
+        return value
+
+    @property
+    def training_sets(self) -> list[TrainingSet]:
+        """`train_manifest` as a list, weights filled in; empty where it is not set."""
+        named = self.train_manifest
+        sets = [named] if isinstance(named, str) else named or []
+        return [TrainingSet(path=s) if isinstance(s, str) else s for s in sets]  # type: ignore[call-arg]
 
     @model_validator(mode="after")
     def _durations_fit(self) -> DataConfig:

@@ -75,7 +75,7 @@ def iterate_batches(
     """Batches `start_index`, … of an epoch, in order.
 
     Args:
-        utterances: what the sampler's indices mean.
+        utterances: what the sampler's draws mean, see `BucketingSampler.batch`.
         tokenizer: None gives batches without tokens.
         sampler: the plan of the epoch.
         epoch: from 0.
@@ -151,7 +151,7 @@ class _Failure:
 
 
 class _Utterances(Dataset["_Example | _Failure"]):
-    """Utterance index to augmented waveform and tokens."""
+    """The sampler's draw to augmented waveform and tokens."""
 
     def __init__(
         self,
@@ -174,17 +174,22 @@ class _Utterances(Dataset["_Example | _Failure"]):
     def __len__(self) -> int:
         return len(self._utterances)
 
-    def __getitem__(self, index: int) -> _Example | _Failure:
+    def __getitem__(self, draw: int) -> _Example | _Failure:
+        copy, index = divmod(draw, len(self._utterances))
         utterance = self._utterances[index]
+        # Each copy of an utterance in an epoch is augmented in its own way.
+        source: list[int | str] = [self._seed, self._epoch, utterance.id]
+        source += [copy] if copy else []
         tokens = [] if self._tokenizer is None else self._tokenizer.encode(utterance.text)
         try:
-            waveform = self._waveform(utterance, ctc_frames_needed(tokens))
+            waveform = self._waveform(utterance, ctc_frames_needed(tokens), source)
         except (AudioError, OSError) as error:
             return _Failure(utterance.id, str(error))
-        seed = derived_seed("features", self._seed, self._epoch, utterance.id)
-        return _Example(utterance, waveform, tokens, seed)
+        return _Example(utterance, waveform, tokens, derived_seed("features", *source))
 
-    def _waveform(self, utterance: Utterance, frames_needed: int) -> NDArray[np.float32]:
+    def _waveform(
+        self, utterance: Utterance, frames_needed: int, source: Sequence[int | str]
+    ) -> NDArray[np.float32]:
         samples = self._cache.get(utterance.id)
         if samples is None:
             samples = _read_int16(utterance, self._sample_rate)
@@ -200,8 +205,7 @@ class _Utterances(Dataset["_Example | _Failure"]):
             )
         if self._augmenter is None:
             return waveform
-        generator = derived_generator("waveform", self._seed, self._epoch, utterance.id)
-        return self._augmenter(waveform, generator, can_align)
+        return self._augmenter(waveform, derived_generator("waveform", *source), can_align)
 
 
 def _read_int16(utterance: Utterance, sample_rate: int) -> NDArray[np.int16]:

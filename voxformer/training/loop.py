@@ -166,6 +166,7 @@ class _Run:
             training.batch_size,
             training.batch_seconds,
             training.seed,
+            weights=[u.weight for u in self.utterances],
         )
         steps_per_epoch = -(-self.sampler.num_batches(0) // training.gradient_accumulation_steps)
         self.total_steps = steps_per_epoch * training.num_epochs
