@@ -160,8 +160,7 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
     candidates_.clear();
     for (std::size_t i = 0; i < beam_.size; ++i) {
       if (next_.total[i] > Numbers::kZero) {
-        candidates_.push_back(
-            {next_.total[i], 0.0, static_cast<std::int32_t>(i), PrefixTree::kNoToken});
+        candidates_.emplace_back(next_.total[i], 0.0, i, PrefixTree::kNoToken);
       }
     }
     if (!Collect<Numbers>(row, floor)) return false;
@@ -188,15 +187,15 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   return true;
 }
 
-// The least log-prob that takes a prefix to the mass `floor`.
+// At most the least log-prob that takes a prefix to the mass `floor`: what passes is weighed again.
 template <class Numbers>
 float CtcPrefixBeamSearch::Threshold(double floor) const noexcept {
   if (!(floor > Numbers::kZero)) return std::numeric_limits<float>::lowest();
-  // This adds in another order than the masses that it stands for are made; ties must pass.
   const double needed =
-      (Numbers::kLogarithms ? floor - best_ : std::log(floor / best_)) - largest_gain_;
+      (Numbers::kLogarithms ? floor - best_ : LogBelow(floor / best_)) - largest_gain_;
+  // This adds in another order than the masses that it stands for are made; ties must pass.
   const double scale = Numbers::kLogarithms ? std::fabs(floor) + std::fabs(best_) : 1.0;
-  return FloatBelow(needed - 1e-9 * (1.0 + scale + std::fabs(needed)));
+  return FloatBelow(needed, 1e-9 * scale);
 }
 
 // The least mass of a beam filled from the prefixes as they are and from those that the frame's
@@ -392,18 +391,17 @@ bool CtcPrefixBeamSearch::Extend(std::size_t place, std::int32_t token, double w
   if (!Numbers::kLogarithms && log_gain < -kLargestBonus) return false;
   // Stay() has added this mass where the longer prefix is in the beam already.
   if (HasChild(place, token)) return true;
-  Offer({mass, log_gain, static_cast<std::int32_t>(place), token}, floor);
+  candidates_.emplace_back(mass, log_gain, place, token);
+  if (candidates_.size() >= 2 * beam_size_ + 32) *floor = RaisedFloor(*floor);
   return true;
 }
 
-// Keeps at most a few times the beam, and raises the floor when some have been thrown out.
-void CtcPrefixBeamSearch::Offer(const Candidate& candidate, double* floor) {
-  candidates_.push_back(candidate);
-  if (candidates_.size() < 2 * beam_size_ + 32) return;
+// Throws out all candidates but a beam of them; what is below the least of these cannot enter.
+double CtcPrefixBeamSearch::RaisedFloor(double floor) {
   KeepBest();
   double least = candidates_[0].mass;
   for (const Candidate& kept : candidates_) least = std::min(least, kept.mass);
-  *floor = std::max(*floor, least);
+  return std::max(floor, least);
 }
 
 void CtcPrefixBeamSearch::KeepBest() {

@@ -73,6 +73,10 @@ class CtcPrefixBeamSearch {
   };
   // What may be in the next beam: a prefix as it is (token is kNoToken), or followed by a token.
   struct Candidate {
+    // So that it is made where it is kept: copying two halves as one stalls the store buffer.
+    Candidate(double mass, double log_gain, std::size_t place, std::int32_t token) noexcept
+        : mass(mass), log_gain(log_gain), place(static_cast<std::int32_t>(place)), token(token) {}
+
     double mass;
     double log_gain;
     std::int32_t place;
@@ -103,7 +107,7 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   void Adopt();
   void SortPassed(Span<const float> row, std::size_t count);
-  void Offer(const Candidate& candidate, double* floor);
+  double RaisedFloor(double floor);
   void KeepBest();
   bool Better(const Candidate& a, const Candidate& b) const noexcept;
   void Rescale();
