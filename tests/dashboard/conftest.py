@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from voxformer.training.storage import write_verified
+
+from .browser import Browser
 
 
 def train_row(step: int, **values: object) -> str:
@@ -99,3 +103,28 @@ def run_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def rows() -> tuple[Callable[..., str], Callable[..., str]]:
     return train_row, valid_row
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def serve(browser: Browser) -> Iterator[Callable[..., str]]:
+    started = []
+
+    def start(*folders: Path) -> str:
+        command = [sys.executable, "-m", "voxformer", "dashboard", *map(str, folders)]
+        process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    yield start
+    browser.open("about:blank")  # or the page would complain of the server that goes away
+    for process in started:
+        process.terminate()
+        process.communicate(timeout=30)

@@ -62,7 +62,9 @@ export class Overview {
       const name = wer.band ?? (wer.value === null ? "" : bandOf(wer.value));
       return fact(`WER ${mode}`, `${percent(wer.value)} `, el("span", { class: `band ${name}` }, name));
     });
-    const [found] = run.findings, newest = found && found.severity !== "info" ? `Watch, step ${number(found.step)}: ${found.message}` : "";
+    // What the last evaluation no longer shows is left to the list.
+    const [found] = run.findings, current = found && found.severity !== "info" && found.step >= (run.valid.step ?? 0);
+    const newest = current ? `Watch, step ${number(found.step)}: ${found.message}` : "";
     body.replaceChildren(
       bar(done, `Steps of ${run.name}`),
       el("p", {}, `${done === null ? "" : `${percent(done)}, `}step ${number(run.step)} of ${number(run.total_steps)}, ${epochs}`),
