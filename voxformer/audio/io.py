@@ -75,10 +75,10 @@ def _decoded(path: Path, as_stored_at: int | None = None) -> tuple[NDArray[Any],
 
     They are float32, or int16 where the file holds that, mono, at the rate `as_stored_at`.
     """
-    if not path.is_file():
-        raise AudioError(f"{path}: no such audio file")
     soundfile = _import("soundfile")
     try:
+        if not path.is_file():
+            raise AudioError(f"{path}: no such audio file")
         _refuse_truncated(path)
         with soundfile.SoundFile(str(path)) as file:
             kept = (file.subtype, file.channels, file.samplerate) == ("PCM_16", 1, as_stored_at)
@@ -89,7 +89,8 @@ def _decoded(path: Path, as_stored_at: int | None = None) -> tuple[NDArray[Any],
     except AudioError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(getattr(error, "error_string", error)).split())
+        said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+        reason = " ".join(str(said).split())
         raise AudioError(f"{path}: unreadable audio: {reason}") from None
     if len(samples) < promised:
         raise AudioError(f"{path}: truncated audio: {len(samples)} of {promised} samples")
