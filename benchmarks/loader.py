@@ -4,8 +4,8 @@
       --json benchmarks/results/loader.json
 
 Utterances spread evenly over the manifest are written as 16-bit FLAC into a temporary folder, and
-an epoch of them is read as `voxformer train` reads it: in the sampler's batches, augmented, without
-the cache of small sets. A first epoch brings the files into the page cache. Seconds of audio are
+an epoch of them is read as `voxformer train` reads it: in the sampler's batches, augmented, with
+token ids, without the cache of small sets. A first epoch brings the files into the page cache. Seconds of audio are
 those that come out, without padding, over the CPU time of this process and its workers ("a core"),
 and over the clock. The first rows are the default augmentation with 0, 1 and 2 workers; the others,
 in this process, say what each option costs. SpecAugment and vocal-tract length are a part of the
@@ -31,6 +31,7 @@ from voxformer.config.schema import AugmentConfig
 from voxformer.data.loader import iterate_batches
 from voxformer.data.manifest import Utterance, read_manifest, write_manifest
 from voxformer.data.sampler import BucketingSampler
+from voxformer.text import Tokenizer, train_tokenizer
 
 RATE = 16000
 AIM = 1000
@@ -58,10 +59,13 @@ def main() -> None:
         speech = to_flac(read_manifest(args.manifest), args.utterances, Path(folder))
         noise = Path(folder) / "noise.jsonl"
         write_manifest(noise, speech[:20])
+        tokenizer = train_tokenizer([u.text for u in speech], 500, Path(folder) / "tokenizer")
         rows = []
         for name, options, workers in cases(str(noise)):
             figures = [
-                measure(speech, AugmentConfig(**options), workers, args.batch_size, epoch)
+                measure(
+                    speech, tokenizer, AugmentConfig(**options), workers, args.batch_size, epoch
+                )
                 for epoch in range(args.epochs + 1)
             ][1:]
             core, clock = (statistics.median(column) for column in zip(*figures, strict=True))
@@ -114,14 +118,19 @@ def to_flac(utterances: list[Utterance], count: int, folder: Path) -> list[Utter
 
 
 def measure(
-    utterances: list[Utterance], augment: AugmentConfig, workers: int, batch_size: int, epoch: int
+    utterances: list[Utterance],
+    tokenizer: Tokenizer,
+    augment: AugmentConfig,
+    workers: int,
+    batch_size: int,
+    epoch: int,
 ) -> tuple[float, float]:
     """Seconds of audio a second of CPU time, and a second of the clock, over one epoch."""
     sampler = BucketingSampler([u.duration for u in utterances], batch_size, None, seed=1)
     sampler.num_batches(epoch)
     used, began = cpu_seconds(), time.perf_counter()
     batches = iterate_batches(
-        utterances, None, sampler, epoch, augment=augment, seed=1, num_workers=workers
+        utterances, tokenizer, sampler, epoch, augment=augment, seed=1, num_workers=workers
     )
     heard = sum(batch.audio_seconds for batch in batches)
     clock = time.perf_counter() - began

@@ -397,7 +397,7 @@ class WatchConfig(Section):
     """Share of a mode's hypotheses that counts as many, for `blank_action`."""
     attention_action: Action = "warn"
     """Every head of the decoder's cross-attention rests on one place, whatever is to be written."""
-    attention_share: Probability = 0.7
+    attention_share: Probability = 0.5
     """Share of attention within 120 ms that counts as resting there, for `attention_action`."""
     stale_action: Action = "warn"
     """No training loss (CTC and cross-entropy apart) fell; `stop` stops at once."""
