@@ -5,11 +5,11 @@
 
 Utterances spread evenly over the manifest are written as 16-bit FLAC into a temporary folder, and
 an epoch of them is read as `voxformer train` reads it: in the sampler's batches, augmented, with
-token ids, without the cache of small sets. A first epoch brings the files into the page cache. Seconds of audio are
-those that come out, without padding, over the CPU time of this process and its workers ("a core"),
-and over the clock. The first rows are the default augmentation with 0, 1 and 2 workers; the others,
-in this process, say what each option costs. SpecAugment and vocal-tract length are a part of the
-step, on the training device, and are not in these figures.
+token ids, without the cache of small sets. A first epoch brings the files into the page cache.
+Seconds of audio are those that come out, without padding, over the CPU time of this process and its
+workers ("a core"), and over the clock. The first rows are the default augmentation with 0, 1 and 2
+workers; the others, in this process, say what each option costs. SpecAugment and vocal-tract length
+are a part of the step, on the training device, and are not in these figures.
 """
 
 from __future__ import annotations
