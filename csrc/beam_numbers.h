@@ -18,6 +18,8 @@ namespace voxformer {
 // stays far from both ends of double precision: 1e-20 * 1e-120 * e^-100 * e^-100 * e^-50 > 1e-249.
 constexpr double kLargestLogProb = 100.0;
 constexpr double kLargestBonus = 50.0;
+constexpr double kWidest = 1e-120;  // least over largest total of the beam
+constexpr double kFaint = 1e-290;   // below it a mass is kept as a logarithm
 
 struct Probabilities {
   static constexpr bool kLogarithms = false;
