@@ -40,6 +40,10 @@ Rules that join several keys:
 - `data.min_duration` is below `data.max_duration`.
 - `decoding.n_best` is at most `decoding.beam_size`.
 - `model.vocab_size` is the size of the tokenizer that the run uses.
+- `watch.early_stopping`, and the action `stop` for what evaluations show, need
+  `data.valid_manifest`.
+- An utterance (id and recording) is in one training set only; the sets' weights, over all
+  utterances, add up to 1 or more.
 
 Where a run begins:
 

@@ -176,7 +176,7 @@ class _Run:
         if start.resumed is not None:
             self._restore(start.resumed, start.path)
         self.watch = Watch(config.watch, self.position.watch, self.position.critical_in_a_row)
-        self.watch_stops = False
+        self.found: list[Finding] = []
         self.checkpoints = CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n)
         self.mirror = Mirror(config.mirror, folder) if config.mirror.url else None
         self.monitor = Monitor(folder, self.total_steps, name)
@@ -326,7 +326,7 @@ class _Run:
         seconds = time.monotonic() - began
         position.seconds += seconds
         self._report(terms, norm, rate, weight, sum(b.audio_seconds for b in batches) / seconds)
-        self.watch_stops = self._tell(self.watch.after_step(terms))
+        self.found += self.watch.after_step(terms)
 
     def _update(self, terms: dict[str, float], batches: list[Batch]) -> float:
         """Clip and apply the gradients; a non-finite step changes nothing and is counted."""
@@ -341,8 +341,9 @@ class _Run:
             self.position.skipped_steps += 1
             self.position.nonfinite_in_a_row += 1
             self.suspects = [utterance_id for batch in batches for utterance_id in batch.ids]
-            skipped = skipped_step(self.position.step, terms.get("loss"), norm, self.suspects)
-            self._tell([skipped])
+            self.found.append(
+                skipped_step(self.position.step, terms.get("loss"), norm, self.suspects)
+            )
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -383,10 +384,10 @@ class _Run:
         """Evaluate, save or leave; an exit code means leave."""
         training, step = self.config.training, self.position.step
         if self.position.nonfinite_in_a_row >= training.max_nonfinite_steps:
-            self._tell([too_many_skipped(self.position.nonfinite_in_a_row, self.suspects)])
+            self.found.append(too_many_skipped(self.position.nonfinite_in_a_row, self.suspects))
             self.position.nonfinite_in_a_row = 0  # a run that is resumed gets as many again
-            return self._stopped_by_watch()
-        if self.watch_stops or (step % training.eval_interval == 0 and self._evaluate()):
+        found, self.found = self.found, []
+        if self._tell(found) or (step % training.eval_interval == 0 and self._evaluate()):
             return self._stopped_by_watch()
         if step % training.save_interval == 0:
             self._save()
