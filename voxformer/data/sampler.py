@@ -1,7 +1,7 @@
 """Batches of similar duration whose position is a number.
 
-The plan of an epoch is a function of (durations, seed, epoch), so `batch(epoch, index)` seeks
-without replaying what came before, and every rank computes the same plan and takes its share.
+The plan of an epoch is a function of (durations, weights, seed, epoch), so `batch(epoch, index)`
+seeks without replaying what came before, and every rank computes the same plan and takes its share.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .seeds import derived_generator
 
@@ -28,6 +29,8 @@ class BucketingSampler:
         seed: of the run.
         rank: this process.
         world_size: all processes; each gets as many batches, so a few batches may come twice.
+        weights: how often an epoch draws each utterance; 1 by default. Of a fraction, as many
+            utterances of equal weight as it says (± 1) are drawn once more, others in each epoch.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class BucketingSampler:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if len(durations) == 0:
             raise ValueError("a sampler needs at least one utterance")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
         self._durations = np.asarray(durations, dtype=np.float64)
+        self._weights = np.asarray(weights or [1.0] * len(durations), dtype=np.float64)
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
         self._seed = seed
@@ -57,7 +62,11 @@ class BucketingSampler:
         return len(self._epoch_plan(epoch)) // self._world_size
 
     def batch(self, epoch: int, index: int) -> list[int]:
-        """Utterance indices of this rank's batch `index` (from 0) of an epoch (from 0)."""
+        """Draws of this rank's batch `index` (from 0) of an epoch (from 0).
+
+        A draw is an utterance's index plus the number of utterances for each time that the epoch
+        has drawn it before, so that the copies of an utterance are told apart.
+        """
         count = self.num_batches(epoch)
         if not 0 <= index < count:
             raise IndexError(f"batch {index} of epoch {epoch} is not in 0..{count - 1}")
@@ -71,26 +80,45 @@ class BucketingSampler:
         return self._plan
 
     def _make_plan(self, epoch: int) -> list[list[int]]:
+        draws = self._draws(epoch)
+        durations = self._durations[draws % len(self._durations)]
         generator = derived_generator("batches", self._seed, epoch)
-        spread = generator.uniform(1 - _JITTER, 1 + _JITTER, len(self._durations))
-        batches = self._pack(np.argsort(self._durations * spread, kind="stable"))
+        spread = generator.uniform(1 - _JITTER, 1 + _JITTER, len(draws))
+        batches = self._pack(durations, np.argsort(durations * spread, kind="stable"))
         missing = -len(batches) % self._world_size
         batches += [batches[i] for i in generator.integers(len(batches), size=missing)]
         # Ranks wait for each other at every step, so a group holds batches of similar length.
-        batches.sort(key=lambda batch: float(self._durations[batch].max()) * len(batch))
+        batches.sort(key=lambda batch: float(durations[batch].max()) * len(batch))
         groups = len(batches) // self._world_size
         plan: list[list[int]] = []
         for group in generator.permutation(groups):
             start = int(group) * self._world_size
-            plan.extend(batches[start : start + self._world_size])
+            plan += [draws[b].tolist() for b in batches[start : start + self._world_size]]
         return plan
 
-    def _pack(self, order: np.ndarray) -> list[list[int]]:
+    def _draws(self, epoch: int) -> NDArray[np.int64]:
+        """What the epoch draws: each utterance as often as its weight says.
+
+        Fractions are drawn by systematic sampling (Madow & Madow 1944): along a random order,
+        within utterances of equal weight, their sum passes a whole number at each that is taken.
+        """
+        times = np.floor(self._weights)
+        fractions = self._weights - times
+        if fractions.any():
+            generator = derived_generator("weights", self._seed, epoch)
+            order = np.lexsort((generator.random(len(fractions)), self._weights))
+            passed = np.floor(np.cumsum(fractions[order]) + generator.random())
+            times[order] += np.diff(passed, prepend=0.0) > 0.0
+        count = len(times)
+        copies = [np.flatnonzero(times > k) + k * count for k in range(int(times.max()))]
+        return np.concatenate(copies)
+
+    def _pack(self, durations: NDArray[np.float64], order: NDArray[np.int64]) -> list[list[int]]:
         batches: list[list[int]] = []
         current: list[int] = []
         longest = 0.0
         for index in order.tolist():
-            duration = float(self._durations[index])
+            duration = float(durations[index])
             new_longest = max(longest, duration)
             too_many = len(current) == self._batch_size
             too_long = (

@@ -67,7 +67,7 @@ def describe_data(utterances: Sequence[Utterance]) -> dict[str, Any]:
     """What a checkpoint keeps of the training set, to know it again under another path."""
     digest = hashlib.sha256()
     for utterance in utterances:
-        digest.update(f"{utterance.id}\t{utterance.duration}\n".encode())
+        digest.update(f"{utterance.id}\t{utterance.duration}\t{utterance.weight}\n".encode())
     return {"utterances": len(utterances), "digest": digest.hexdigest()}
 
 

@@ -59,6 +59,7 @@ from voxformer.training.setup import (
     take_weights,
 )
 from voxformer.training.validation import Validator
+from voxformer.training.watch import Finding, Watch, ended_early, skipped_step, too_many_skipped
 
 logger = logging.getLogger("voxformer.training")
 
@@ -76,9 +77,12 @@ class Position:
     best: float = math.inf
     evaluations_since_best: int = 0
     critical_in_a_row: int = 0
+    """As `watch` has it, for versions that know this count only."""
     skipped_steps: int = 0
     nonfinite_in_a_row: int = 0
     evaluated: int = -1
+    watch: dict[str, Any] = field(default_factory=dict)
+    """What the run's watch remembers."""
 
 
 @dataclass
@@ -164,6 +168,7 @@ class _Run:
             training.batch_size,
             training.batch_seconds,
             training.seed,
+            weights=[u.weight for u in self.utterances],
         )
         steps_per_epoch = -(-self.sampler.num_batches(0) // training.gradient_accumulation_steps)
         self.total_steps = steps_per_epoch * training.num_epochs
@@ -179,6 +184,8 @@ class _Run:
             training.max_unsaved_minutes,
             saved_step=self.position.step if start.resumed is not None else -1,
         )
+        self.watch = Watch(config.watch, self.position.watch, self.position.critical_in_a_row)
+        self.found: list[Finding] = []
         self.mirror = Mirror(config.mirror, folder) if config.mirror.url else None
         self.monitor = Monitor(folder, self.total_steps, name)
         self.validator = Validator(
@@ -282,8 +289,8 @@ class _Run:
                     break
             if self.position.micro_batch >= self.sampler.num_batches(self.position.epoch):
                 self._end_of_epoch()
-        if self.position.evaluated != self.position.step:
-            self._evaluate()
+        if self.position.evaluated != self.position.step and self._evaluate():
+            return self._stopped_by_watch()
         return EXIT_OK if stop.signal_number is None else 128 + stop.signal_number
 
     def _steps_of_epoch(self) -> Iterator[list[Batch]]:
@@ -334,6 +341,7 @@ class _Run:
         seconds = time.monotonic() - began
         position.seconds += seconds
         self._report(terms, norm, rate, weight, sum(b.audio_seconds for b in batches) / seconds)
+        self.found += self.watch.after_step(terms)
 
     def _update(self, terms: dict[str, float], batches: list[Batch]) -> float:
         """Clip and apply the gradients; a non-finite step changes nothing and is counted."""
@@ -348,12 +356,8 @@ class _Run:
             self.position.skipped_steps += 1
             self.position.nonfinite_in_a_row += 1
             self.suspects = [utterance_id for batch in batches for utterance_id in batch.ids]
-            logger.warning(
-                "step %d skipped: loss %s, gradient norm %s, utterances %s",
-                self.position.step,
-                terms.get("loss"),
-                norm,
-                ", ".join(self.suspects[:8]) or "none readable",
+            self.found.append(
+                skipped_step(self.position.step, terms.get("loss"), norm, self.suspects)
             )
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -396,15 +400,11 @@ class _Run:
         """Evaluate, save or leave; an exit code means leave."""
         training, step = self.config.training, self.position.step
         if self.position.nonfinite_in_a_row >= training.max_nonfinite_steps:
-            logger.error(
-                "%d non-finite steps in a row; the last had utterances %s",
-                self.position.nonfinite_in_a_row,
-                ", ".join(self.suspects) or "none that could be read",
-            )
+            self.found.append(too_many_skipped(self.position.nonfinite_in_a_row, self.suspects))
             self.position.nonfinite_in_a_row = 0  # a run that is resumed gets as many again
-            return EXIT_WATCH
-        if step % training.eval_interval == 0 and self._evaluate():
-            return EXIT_WATCH
+        found, self.found = self.found, []
+        if self._tell(found) or (step % training.eval_interval == 0 and self._evaluate()):
+            return self._stopped_by_watch()
         if step % training.save_interval == 0:
             self._save()
         if stop.signal_number is not None:
@@ -431,7 +431,7 @@ class _Run:
         result = self.validator.run(self.average.state_dict() if self.average else None)
         if result is None:
             return False
-        position, watch = self.position, self.config.watch
+        position = self.position
         self.monitor.row("valid", position.step, {**result.row, **self._weight()})
         if result.samples:
             self.monitor.samples(position.step, result.samples)
@@ -447,15 +447,25 @@ class _Run:
             position.best = result.score
         else:
             position.evaluations_since_best += 1
-        if not result.critical or position.step <= self.config.training.warmup_steps:
-            position.critical_in_a_row = 0
-            return False
-        position.critical_in_a_row += 1
-        logger.warning(
-            "WER above 100 %% (critical), evaluation %d in a row", position.critical_in_a_row
-        )
-        stop_after = watch.stop_after_evaluations
-        return watch.critical_action == "stop" and position.critical_in_a_row >= stop_after
+        warm = position.step > self.config.training.warmup_steps
+        findings = self.watch.after_evaluation(result.row, warm)
+        position.critical_in_a_row = self.watch.critical_in_a_row
+        patience = self.config.watch.early_stopping
+        if patience and position.evaluations_since_best >= patience:
+            findings.append(ended_early(position.evaluations_since_best))
+        return self._tell(findings)
+
+    def _tell(self, findings: list[Finding]) -> bool:
+        """Log and write what the watch found; True when it says stop."""
+        for finding in findings:
+            logger.log(finding.level, "%s", finding.message)
+            self.monitor.row("watch", self.position.step, {**finding.row(), **self._weight()})
+        return any(finding.action == "stop" for finding in findings)
+
+    def _stopped_by_watch(self) -> int:
+        self.watch.forget()
+        self.position.critical_in_a_row = 0
+        return EXIT_WATCH
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         precision = self.config.training.precision
