@@ -50,7 +50,6 @@ def test_target_out_of_order_is_named():
 
 
 @needs_rtx
-@pytest.mark.slow
 def test_engines_are_built_without_a_gpu_and_say_what_they_are(
     exports, model, vocabulary, config, tmp_path
 ):
