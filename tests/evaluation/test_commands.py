@@ -115,8 +115,8 @@ def test_transcribe_writes_each_format(suffix, utterances, capsys):
         (["evaluate", "--model", "nowhere", "--manifest", "valid.jsonl"], "no such checkpoint"),
         (["evaluate", "--model", "bundles/tiny", "--manifest", "none.jsonl"], "no such manifest"),
         (["export", "--checkpoint", "none.pt"], "no such checkpoint"),
-        (["export", "--trt"], "not built by this version"),
-        (["export", "--precision", "int8"], "not in this version"),
+        (["export", "--target", "h100"], "add --trt"),
+        (["export", "--kit", "bundles/tiny"], "not a build kit"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(command, message, capsys):
