@@ -71,8 +71,9 @@ def iterate_batches(
     num_workers: int = 0,
     sample_rate: int = 16000,
     cache: WaveformCache | None = None,
+    every: int = 1,
 ) -> Iterator[Batch]:
-    """Batches `start_index`, … of an epoch, in order.
+    """Batches `start_index`, `start_index + every`, … of an epoch, in order.
 
     Args:
         utterances: what the sampler's indices mean.
@@ -85,9 +86,11 @@ def iterate_batches(
         num_workers: processes that read ahead; 0 reads in this one. Batches do not depend on it.
         sample_rate: of the waveforms.
         cache: decoded recordings from `decode_all`; what it lacks is read from its file.
+        every: of n processes each reads every n-th batch, from one of its own on.
     """
     dataset = _Utterances(utterances, tokenizer, epoch, augment, seed, sample_rate, cache or {})
-    plan = [sampler.batch(epoch, i) for i in range(start_index, sampler.num_batches(epoch))]
+    indices = range(start_index, sampler.num_batches(epoch), every)
+    plan = [sampler.batch(epoch, i) for i in indices]
     loader: DataLoader[_Example | _Failure] = DataLoader(
         dataset,
         batch_sampler=plan,
