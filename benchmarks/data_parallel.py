@@ -2,9 +2,9 @@
 
     python benchmarks/data_parallel.py --manifest train.jsonl --json out.json
 
-Trains a small hybrid model for some steps, once in one process with two micro-batches a step and
-once under torchrun in two processes with one each; the number of micro-batches of an epoch is odd,
-so that the last step of each leaves one process idle. Then the second process is killed in the
+Trains a small hybrid model for some steps, once in one process and once under torchrun in two
+processes with half as many micro-batches each; an epoch has an odd number of them, so that in its
+last step a process has fewer, or none. Then the second process is killed in the
 middle of such a run, which goes on and is compared with the one that was not disturbed. Processes
 compute on the CPU and talk over gloo.
 """
@@ -34,6 +34,7 @@ from voxformer.training.checkpoint import load_checkpoint
 
 COLUMNS = ("compared", "steps", "largest loss difference", "largest weight difference", "note")
 BATCH = 4
+BATCHES = 15
 LONGEST_S = 6.0
 
 
@@ -61,18 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(manifest: Path, steps: int, place: Path) -> list[list[Any]]:
     start = place / "start.yaml"
-    batches = _write_config(start, manifest, steps)
-    alone, both = place / "alone", place / "both"
-    _train(start, alone, 1, "training.gradient_accumulation_steps=2")
-    _train(start, both, 2)
-    idle = sum(r["epoch"] % 1 == 0 for r in _rows(both))
-    rows = [
-        [
-            "2 processes, 1 process with 2 micro-batches",
-            *_differences(alone, both),
-            f"{batches} micro-batches an epoch: {idle} steps with an idle process",
-        ]
-    ]
+    _write_config(start, manifest, steps)
+    both = place / "both1"
+    rows: list[list[Any]] = []
+    for each in (1, 2):
+        two, one = place / f"both{each}", place / f"alone{each}"
+        _train(start, two, 2, _accumulating(each))
+        _train(start, one, 1, _accumulating(2 * each))
+        epochs = max(row["epoch"] for row in _rows(two))
+        note = f"{epochs:.1f} epochs of {BATCHES} micro-batches: the last step of each is uneven"
+        name = f"2 processes with {each} micro-batch(es), 1 with {2 * each}"
+        rows.append([name, *_differences(one, two), note])
     again = place / "again"
     _train(start, again, 2)
     rows.append(["2 processes, the same again", *_differences(both, again), ""])
@@ -84,16 +84,20 @@ def _measure(manifest: Path, steps: int, place: Path) -> list[list[Any]]:
     rows.append(["2 processes, one killed and resumed", *_differences(both, killed), note])
     moved = place / "moved"
     _train_and_kill(start, moved, steps // 2)
-    _train(start, moved, 1, "training.gradient_accumulation_steps=2")
+    _train(start, moved, 1, _accumulating(2))
     name = "2 processes, one killed, resumed by 1 with 2 micro-batches"
     rows.append([name, *_differences(both, moved), ""])
     return rows
 
 
-def _write_config(path: Path, manifest: Path, steps: int) -> int:
-    """A config and a manifest of short utterances; returns its micro-batches, an odd number."""
+def _accumulating(micro_batches: int) -> str:
+    return f"training.gradient_accumulation_steps={micro_batches}"
+
+
+def _write_config(path: Path, manifest: Path, steps: int) -> None:
+    """A config, and beside it a manifest of short utterances."""
     short = [u for u in read_manifest(manifest) if 1.0 < u.duration < LONGEST_S]
-    count = BATCH * 15
+    count = BATCH * BATCHES
     if len(short) < count:
         raise DataError(f"{manifest}: needs {count} utterances of 1 to {LONGEST_S:g} s")
     entries = [
@@ -129,7 +133,6 @@ def _write_config(path: Path, manifest: Path, steps: int) -> int:
         "data": {"train_manifest": str(subset)},
     }
     path.write_text(yaml.safe_dump(config))
-    return 15
 
 
 def _command(config: Path, folder: Path, processes: int, overrides: Sequence[str]) -> list[str]:
