@@ -150,8 +150,10 @@ class TrainingConfig(Section):
     """Peak learning rate, of either optimiser."""
     batch_size: int = Field(16, ge=1, le=4096)
     """Utterances in a micro-batch, at most."""
-    batch_seconds: float | None = Field(None, gt=0.0)
-    """Seconds of audio in a micro-batch, at most, padding counted; default: no such limit."""
+    batch_seconds: Annotated[float, Field(gt=0.0)] | Literal["auto"] | None = None
+    """Seconds of audio in a micro-batch, at most, padding counted; default: no such limit. `auto`
+    is what the GPU holds, found by trying with the longest utterances, up to `batch_size` of them,
+    and 60 on a CPU; a run that goes on keeps the number that it began with."""
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
     """Micro-batches per step (optimiser update), of each process under torchrun."""
     num_epochs: int = Field(10, ge=1, le=100_000)
@@ -206,8 +208,13 @@ class TrainingConfig(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto` takes CUDA where there is one; a device that is named and missing is an error. Under
     torchrun, `auto` and `cuda` give each process of a host a GPU of its own."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast type; `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """What layers compute in; `auto` is bf16 on a GPU that has it and fp32 elsewhere. `tf32` rounds
+    the factors of matrix products on NVIDIA GPUs from Ampere on; `fp16`, for GPUs before that,
+    scales the loss."""
+    compile: bool = False
+    """Fuse the layers' operations with torch.compile, which takes a minute or two at the start; the
+    weights and their names are the same. Evaluations run uncompiled."""
     deterministic: bool = False
     """Only deterministic CUDA kernels, so that a resumed run is bit-equal there as well."""
     num_threads: int = Field(0, ge=0, le=1024)
@@ -220,6 +227,11 @@ class TrainingConfig(Section):
     has died is noticed at once."""
     max_nonfinite_steps: int = Field(20, ge=1)
     """Steps with a non-finite loss or gradient, in a row, that stop the run."""
+
+    @property
+    def batch_seconds_limit(self) -> float | None:
+        """`batch_seconds` where it is a number; a run puts one in the place of `auto`."""
+        return None if self.batch_seconds == "auto" else self.batch_seconds
 
     @field_validator("resume_from", "init_from")
     @classmethod

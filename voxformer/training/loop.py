@@ -17,24 +17,26 @@ import errno
 import itertools
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from voxformer.config import RunConfig, Stage, dump_config
-from voxformer.data.loader import Batch, decode_all, iterate_batches
+from voxformer.data.loader import Batch, decode_all
 from voxformer.data.sampler import BucketingSampler
 from voxformer.data.seeds import derived_seed
 from voxformer.model import count_parameters
 from voxformer.text.atomic import write_atomically
+from voxformer.training.batch_size import Trial, batch_seconds
 from voxformer.training.checkpoint import CheckpointError, CheckpointFolder
+from voxformer.training.compiling import as_written, compile_layers
 from voxformer.training.distributed import LostProcessError, Processes, join_processes
 from voxformer.training.gradients import GradientSum
+from voxformer.training.memory import peak_memory_gib
 from voxformer.training.mirror import Mirror
 from voxformer.training.monitor import Monitor
 from voxformer.training.optim import (
@@ -43,9 +45,10 @@ from voxformer.training.optim import (
     learning_rate,
     make_optimizer,
     planned_steps,
-    rescaled_offset,
     schedule_step,
 )
+from voxformer.training.position import Position, resumed_position
+from voxformer.training.precision import Precision
 from voxformer.training.setup import (
     RunError,
     Start,
@@ -61,6 +64,7 @@ from voxformer.training.setup import (
     take_weights,
 )
 from voxformer.training.signals import Stop
+from voxformer.training.steps import steps_of_epoch
 from voxformer.training.validation import Validator
 
 logger = logging.getLogger("voxformer.training")
@@ -68,24 +72,6 @@ logger = logging.getLogger("voxformer.training")
 T = TypeVar("T")
 
 EXIT_OK, EXIT_DISK, EXIT_WATCH = 0, 3, 4
-
-
-@dataclass
-class Position:
-    """How far a run is: everything that counts, saved with every checkpoint."""
-
-    step: int = 0
-    epoch: int = 0
-    micro_batch: int = 0
-    seconds: float = 0.0
-    best: float = math.inf
-    evaluations_since_best: int = 0
-    critical_in_a_row: int = 0
-    skipped_steps: int = 0
-    nonfinite_in_a_row: int = 0
-    evaluated: int = -1
-    schedule_offset: float = 0.0
-    """How far the schedules are ahead of `step`, where steps have held fewer micro-batches."""
 
 
 def train(config: RunConfig, name: str) -> int:
@@ -102,6 +88,7 @@ def train(config: RunConfig, name: str) -> int:
     Raises:
         RunError, CheckpointError, DataError, FarEndError: it cannot start; nothing was changed.
     """
+    config = config.model_copy(deep=True)
     with join_processes(config) as processes:
         if config.training.num_threads:
             torch.set_num_threads(config.training.num_threads)
@@ -143,6 +130,11 @@ class _Run:
         self.vocabulary = processes.from_first(lambda: prepare_vocabulary(config, folder, start))
         with processes.together():
             self._build(start)
+            limit = batch_seconds(self.trial, start, self.utterances, self.vocabulary.tokenizer)
+        # By the card with least memory; in the config, so that a run that goes on has it, too.
+        config.training.batch_seconds = None if limit is None else min(processes.gather(limit))
+        with processes.together():
+            self._plan(start)
             if processes.first:
                 self._open(name)
         processes.agree(
@@ -158,16 +150,22 @@ class _Run:
         """What every process has: data, network, optimiser, and where they are."""
         config, training = self.config, self.config.training
         self.utterances, self.token_rate = load_training_set(config, self.vocabulary.tokenizer)
+        self.precision = Precision(training.precision, self.device)
         self.module, self.objective = build_objective(config, self.device)
         take_weights(self.module, start, config.model)
         self.optimizer = make_optimizer(self.module, training)
         self.average = (
             WeightAverage(self.module, training.ema_decay) if training.ema_decay else None
         )
+        self.trial = Trial(config, self.module, self.objective, self.optimizer, self.precision)
+
+    def _plan(self, start: Start) -> None:
+        """Where a run stands among its batches and steps."""
+        training = self.config.training
         self.sampler = BucketingSampler(
             [u.duration for u in self.utterances],
             training.batch_size,
-            training.batch_seconds,
+            training.batch_seconds_limit,
             training.seed,
         )
         self.per_step = training.gradient_accumulation_steps * self.processes.count
@@ -257,7 +255,7 @@ class _Run:
                 "done: %s, %.0f s in steps, peak memory %.2f GiB",
                 self.folder / "latest.pt",
                 self.position.seconds,
-                self._peak_memory_gib(),
+                peak_memory_gib(self.device),
             )
         return code
 
@@ -278,12 +276,6 @@ class _Run:
             self._save()
         return self._saved()
 
-    def _peak_memory_gib(self) -> float:
-        """Of the device where it is a GPU, else of this process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
     def _saved(self) -> str:
         return f"step {self.saved_step}" if self.saved_step >= 0 else "nothing"
 
@@ -300,10 +292,22 @@ class _Run:
     def _epochs(self, stop: Stop) -> int:
         # Only where there is something to do: for hours of speech it takes minutes.
         config = self.config
+        if config.training.compile:
+            compile_layers(self.trial)
         self.cache = decode_all(self.utterances, config.model.sample_rate, config.data.memory_hours)
         while not self._finished():
             began = time.monotonic()
-            for batches, end in self._steps_of_epoch():
+            steps = steps_of_epoch(
+                config,
+                self.utterances,
+                self.vocabulary.tokenizer,
+                self.sampler,
+                self.position.epoch,
+                self.position.micro_batch,
+                self.processes,
+                self.cache,
+            )
+            for batches, end in steps:
                 self._step(batches, end, began, stop)
                 code = self._first(self._after_step, stop)
                 began = time.monotonic()
@@ -321,28 +325,6 @@ class _Run:
             self._evaluate()
         return EXIT_OK if stop.signal_number is None else 128 + stop.signal_number
 
-    def _steps_of_epoch(self) -> Iterator[tuple[list[Batch], int]]:
-        """This process's micro-batches of each step, and how many of the epoch are used with it."""
-        training, position, processes = self.config.training, self.position, self.processes
-        batches = iterate_batches(
-            self.utterances,
-            self.vocabulary.tokenizer,
-            self.sampler,
-            position.epoch,
-            position.micro_batch + processes.rank,
-            augment=self.config.augment,
-            seed=training.seed,
-            num_workers=training.num_workers,
-            sample_rate=self.config.model.sample_rate,
-            cache=self.cache,
-            every=processes.count,
-        )
-        count = self.sampler.num_batches(position.epoch)
-        for start in range(position.micro_batch, count, self.per_step):
-            end = min(start + self.per_step, count)
-            own = len(range(start + processes.rank, end, processes.count))
-            yield list(itertools.islice(batches, own)), end
-
     def _step(self, batches: list[Batch], end: int, began: float, stop: Stop) -> None:
         """One optimiser update over its micro-batches, which were asked for when it began.
 
@@ -353,6 +335,7 @@ class _Run:
             stop: learns of signals to other processes.
         """
         training, position, processes = self.config.training, self.position, self.processes
+        waited = time.monotonic() - began
         self.before_step = copy.deepcopy(position)
         position.step += 1
         position.micro_batch = end
@@ -376,11 +359,12 @@ class _Run:
                 continue
             place = processes.rank + index * processes.count
             torch.manual_seed(derived_seed("dropout", training.seed, position.step, place))
-            with self._autocast():
+            alone = training.compile and len(batch) == 1
+            with self.precision.autocast(), as_written(alone):
                 share = self.objective.share(batch, totals, weight)
             if index == last:
                 self.gradients.expect_last()
-            share.loss.backward()  # type: ignore[no-untyped-call]
+            self.precision.backward(share.loss)
             for key, value in share.terms.items():
                 terms[key] = terms.get(key, 0.0) + value
         self.gradients.finish()
@@ -391,12 +375,17 @@ class _Run:
         self.before_step = None
         seconds = time.monotonic() - began
         position.seconds += seconds
-        speed = terms.pop("audio_seconds") / seconds
+        pace = {
+            "audio_per_second": terms.pop("audio_seconds") / seconds,
+            "step_seconds": seconds,
+            "data_wait": waited / seconds,
+        }
         if processes.first:
-            self._report(terms, norm, rate, weight, speed)
+            self._report(terms, norm, rate, weight, pace)
 
     def _update(self, terms: dict[str, float], batches: list[Batch]) -> float:
         """Clip and apply the gradients; a non-finite step changes nothing and is counted."""
+        self.precision.unscale(self.optimizer)
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip))
         if math.isfinite(norm) and math.isfinite(terms.get("loss", math.nan)):
@@ -420,7 +409,12 @@ class _Run:
         return norm
 
     def _report(
-        self, terms: dict[str, float], norm: float, rate: float, weight: float, speed: float
+        self,
+        terms: dict[str, float],
+        norm: float,
+        rate: float,
+        weight: float,
+        pace: dict[str, float],
     ) -> None:
         position, training = self.position, self.config.training
         values = {
@@ -429,8 +423,10 @@ class _Run:
             "ctc_weight": weight,
             "learning_rate": rate,
             "gradient_norm": norm,
-            "audio_per_second": speed,
+            **pace,
+            "peak_memory_gib": peak_memory_gib(self.device),
             "skipped_steps": position.skipped_steps,
+            **self.precision.metrics(),
             **(self.mirror.metrics() if self.mirror else {}),
         }
         values.setdefault("loss", math.nan)
@@ -491,7 +487,8 @@ class _Run:
         """Evaluate on the validation set, keep the best; True when the watch says stop."""
         self.position.evaluated = self.position.step
         self.unsaved = True
-        result = self.validator.run(self.average.state_dict() if self.average else None)
+        with as_written(self.config.training.compile):
+            result = self.validator.run(self.average.state_dict() if self.average else None)
         if result is None:
             return False
         position, watch = self.position, self.config.watch
@@ -522,13 +519,6 @@ class _Run:
         stop_after = watch.stop_after_evaluations
         return watch.critical_action == "stop" and position.critical_in_a_row >= stop_after
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        precision = self.config.training.precision
-        cuda = self.device.type == "cuda"
-        if precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported()):
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
-
     def _identity(self) -> dict[str, Any]:
         return {
             "stage": self.config.stage.value,
@@ -550,6 +540,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "position": asdict(self.position),
             "micro_batches_per_step": self.per_step,
+            "loss_scale": self.precision.state_dict(),
         }
         with self._disk_errors(f"step_{self.position.step}.pt"):
             self.checkpoints.save_step(self.position.step, state)
@@ -580,14 +571,10 @@ class _Run:
                 group.update(values)
             if self.average is not None:
                 self.average.load_state_dict(state["ema"] or state["model"])
-            self.position = Position(**state["position"])
-            # A run on another number of processes is as far in its schedules as it was.
-            per_step = state.get("micro_batches_per_step", self.per_step)
-            if per_step != self.per_step:
-                planned = planned_steps(self.sampler.num_batches(0), per_step, self.config.training)
-                self.position.schedule_offset = rescaled_offset(
-                    self.position.step, self.position.schedule_offset, planned, self.total_steps
-                )
+            self.precision.load_state_dict(state.get("loss_scale", {}))
+            self.position = resumed_position(
+                state, self.sampler.num_batches(0), self.per_step, self.config.training
+            )
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path}: does not fit this run: {reason}") from None
