@@ -31,6 +31,8 @@ UNLIMITED = 1e9
 LM_WEIGHT = 0.5
 # Of each hotword, in nats: pyctcdecode's default weight.
 HOTWORD_BOOST = 10.0
+# What pyctcdecode drops by default, in the names of our options.
+PRUNED = {"beam_threshold": 10.0, "token_min_log_prob": -5.0}
 
 
 class Unsupported(ValueError):
@@ -74,6 +76,17 @@ CONFIGURATIONS = {
     "voxformer, best only": Configuration("voxformer", {"n_best": 1}, "exact; best, with times"),
     "voxformer, LM over words": Configuration(
         "voxformer", {"n_best": None, "lm_unit": "word"}, "exact; whole beam, with times"
+    ),
+    "voxformer, pruned": Configuration(
+        "voxformer", {"n_best": None, **PRUNED}, "as pyctcdecode's defaults; whole beam, with times"
+    ),
+    "voxformer, pruned, best only": Configuration(
+        "voxformer", {"n_best": 1, **PRUNED}, "as pyctcdecode's defaults; best, with times"
+    ),
+    "voxformer, pruned, LM over words": Configuration(
+        "voxformer",
+        {"n_best": None, "lm_unit": "word", **PRUNED},
+        "as pyctcdecode's defaults; whole beam, with times",
     ),
     # The package has no defaults; these are those of torchaudio's ctc_decoder, built on it.
     "flashlight-text": Configuration(
@@ -152,7 +165,8 @@ class VoxFormer:
             raise Unsupported("the same as voxformer where there is no language model")
         model = None if path is None else decoding.NgramLanguageModel.load(path, cache=False)
         n_best = setting.options["n_best"] or setting.beam
-        options = decoding.BeamOptions(beam_size=setting.beam, n_best=n_best, blank_id=BLANK_ID)
+        pruned = {name: setting.options[name] for name in PRUNED if name in setting.options}
+        options = decoding.BeamOptions(setting.beam, n_best, BLANK_ID, **pruned)
         self._decoder = decoding.CtcBeamDecoder(
             setting.tokens,
             options,

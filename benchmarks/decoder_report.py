@@ -9,11 +9,23 @@ from html import escape
 from typing import Any
 
 OURS = "voxformer"
-# Ours with as much in its result as the peer has: fast-ctc-decode returns the best text alone.
+# Ours with as much dropped and as much returned as with the peer: fast-ctc-decode has the best text
+# alone, and two peers apply a language model to words.
 OURS_ALIKE = {
     "fast-ctc-decode": "voxformer, best only",
-    "fast-ctc-decode, pruned": "voxformer, best only",
+    "fast-ctc-decode, pruned": "voxformer, pruned, best only",
+    "flashlight-text, pruned": "voxformer, pruned",
+    "pyctcdecode": "voxformer, pruned",
+    "ctc-beam-decoder": "voxformer, pruned",
 }
+OURS_ALIKE_WITH_LM = {
+    **OURS_ALIKE,
+    "pyctcdecode": "voxformer, pruned, LM over words",
+    "pyctcdecode, exact": "voxformer, LM over words",
+    "ctc-beam-decoder": "voxformer, pruned, LM over words",
+    "ctc-beam-decoder, exact": "voxformer, LM over words",
+}
+FLASHLIGHT_LM_AIM = 5.0
 FLASHLIGHT_AIM = 40.0
 FAST_AIM = 2.0
 THREADS_AIM = 1.85
@@ -59,7 +71,16 @@ def claims(cells: Sequence[Values]) -> list[Values]:
             FAST_AIM,
             _ratios_alike(fast, [name], "cpu_over_ours"),
         )
-        for name in OURS_ALIKE
+        for name in ("fast-ctc-decode", "fast-ctc-decode, pruned")
+    ]
+    with_lm = [cell for cell in cells if cell["extra"] == "lm"]
+    found += [
+        _claim(
+            f"{name} / {OURS}, CPU, 3-grams over tokens",
+            FLASHLIGHT_LM_AIM,
+            _ratios(with_lm, [name], "cpu_over_ours"),
+        )
+        for name in ("flashlight-text", "flashlight-text, exact", "flashlight-text, pruned")
     ]
     speed_ups = [
         (cell["decoders"][OURS]["speed_up"], _where(cell))
@@ -82,7 +103,7 @@ def claims(cells: Sequence[Values]) -> list[Values]:
         )
         found.append(
             _claim(
-                f"fastest peer / ours with the same in its result, {what}, every cell",
+                f"fastest peer / ours as the peer is set, {what}, every cell",
                 1.0,
                 _ratios_alike(chosen, peers, key),
             )
@@ -235,7 +256,8 @@ def _ratios_alike(
     found = []
     for cell in cells:
         for name in sorted(names):
-            alike = OURS_ALIKE.get(name, OURS)
+            table = OURS_ALIKE_WITH_LM if cell["extra"] == "lm" else OURS_ALIKE
+            alike = table.get(name, OURS)
             ours = 1.0 if alike == OURS else cell["decoders"].get(alike, {}).get(key)
             ratio = cell["decoders"].get(name, {}).get(key)
             if ours is not None and ratio is not None:

@@ -1,6 +1,7 @@
 // The extension module voxformer._core: arrays in, plain tuples out. What users see of it is
 // written in Python, in voxformer/decoding.
 
+#include <pybind11/critical_section.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -83,14 +84,29 @@ IdArray ToArray(const std::vector<std::int64_t>& values) {
   return IdArray(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
+PyObject* ToNumber(double value) { return PyFloat_FromDouble(value); }
+PyObject* ToNumber(std::int64_t value) { return PyLong_FromLongLong(value); }
+PyObject* ToNumber(std::int32_t value) { return PyLong_FromLong(value); }
+
+// Without the list that a cast makes on the way: what a short utterance takes is mostly this.
+template <typename Value>
+py::tuple ToTuple(const std::vector<Value>& values) {
+  py::tuple tuple(values.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    PyObject* const number = ToNumber(values[i]);
+    if (number == nullptr) throw py::error_already_set();
+    PyTuple_SET_ITEM(tuple.ptr(), static_cast<py::ssize_t>(i), number);
+  }
+  return tuple;
+}
+
 // In the order of RawHypothesis in _core.pyi.
 py::tuple ToTuple(const Hypothesis& hypothesis) {
-  return py::make_tuple(py::tuple(py::cast(hypothesis.token_ids)), hypothesis.score,
-                        hypothesis.ctc_score, hypothesis.attention_score, hypothesis.lm_score,
-                        py::tuple(py::cast(hypothesis.timesteps)),
-                        py::tuple(py::cast(hypothesis.token_confidences)), hypothesis.confidence,
-                        hypothesis.truncated, py::tuple(py::cast(hypothesis.token_starts)),
-                        py::tuple(py::cast(hypothesis.token_ends)), hypothesis.bonus_score);
+  return py::make_tuple(
+      ToTuple(hypothesis.token_ids), hypothesis.score, hypothesis.ctc_score,
+      hypothesis.attention_score, hypothesis.lm_score, ToTuple(hypothesis.timesteps),
+      ToTuple(hypothesis.token_confidences), hypothesis.confidence, hypothesis.truncated,
+      ToTuple(hypothesis.token_starts), ToTuple(hypothesis.token_ends), hypothesis.bonus_score);
 }
 
 py::list ToList(const std::vector<Hypothesis>& hypotheses) {
@@ -206,17 +222,56 @@ py::tuple RescoreHypotheses(const std::vector<TokenIds>& token_ids,
   return py::make_tuple(attention_scores, scores, order);
 }
 
+// One thread at a time, where Python itself does not see to that.
+template <typename Call>
+auto Locked(const py::object& self, const Call& call) {
+  const py::scoped_critical_section lock(self);
+  return call(self.cast<AttentionBeamSearch&>());
+}
+
+void BindAttentionBeamSearch(py::module_& module) {
+  py::class_<AttentionBeamSearch>(module, "AttentionBeamSearch")
+      .def(py::init<std::int64_t, std::int64_t, const AttentionOptions&, std::int64_t>(),
+           py::arg("sos_eos_id"), py::arg("blank_id"), py::arg("options"), py::arg("max_tokens"))
+      .def_property_readonly("tokens",
+                             [](const py::object& self) {
+                               return Locked(self, [](const AttentionBeamSearch& search) {
+                                 return ToArray(search.tokens());
+                               });
+                             })
+      .def_property_readonly(
+          "done",
+          [](const py::object& self) {
+            return Locked(self, [](const AttentionBeamSearch& search) { return search.done(); });
+          })
+      .def(
+          "advance",
+          [](const py::object& self, const FloatArray& log_probs) {
+            return Locked(self, [&](AttentionBeamSearch& search) {
+              return ToArray(search.Advance(AsMatrix(log_probs, "log_probs", "[active, vocab]")));
+            });
+          },
+          py::arg("log_probs"))
+      .def("finish", [](const py::object& self) {
+        return Locked(self,
+                      [](const AttentionBeamSearch& search) { return ToList(search.Finish()); });
+      });
+}
+
 void BindOptions(py::module_& module) {
   py::class_<CtcBeamOptions>(module, "CtcBeamOptions")
       .def(py::init([](std::int64_t beam_size, std::int64_t n_best, std::int64_t blank_id,
-                       double length_bonus, double length_penalty, bool check_sums) {
-             const CtcBeamOptions options{beam_size,    n_best,         blank_id,
-                                          length_bonus, length_penalty, check_sums};
+                       double length_bonus, double length_penalty, double beam_threshold,
+                       double token_min_log_prob, bool check_sums) {
+             const CtcBeamOptions options{beam_size,          n_best,         blank_id,
+                                          length_bonus,       length_penalty, beam_threshold,
+                                          token_min_log_prob, check_sums};
              options.Validate();
              return options;
            }),
            py::kw_only(), py::arg("beam_size"), py::arg("n_best"), py::arg("blank_id"),
-           py::arg("length_bonus"), py::arg("length_penalty"), py::arg("check_sums"));
+           py::arg("length_bonus"), py::arg("length_penalty"), py::arg("beam_threshold"),
+           py::arg("token_min_log_prob"), py::arg("check_sums"));
   py::class_<AttentionOptions>(module, "AttentionOptions")
       .def(py::init([](std::int64_t beam_size, std::int64_t n_best, double length_penalty,
                        double repetition_penalty, std::int64_t no_repeat_ngram,
@@ -269,11 +324,14 @@ void BindFusion(py::module_& module) {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, module) {
+// Free-threaded Python may run it without the GIL: what changes after it was made has a lock of its
+// own (CtcStream, FusionModel), is locked here, or is one thread's (NgramBuilder).
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.doc() = "The compiled decoder behind voxformer.decoding.";
   BindOptions(module);
   BindLanguageModel(module);
   BindFusion(module);
+  BindAttentionBeamSearch(module);
   module.def("decode", &Decode, py::arg("log_probs"), py::arg("lengths"), py::arg("options"),
              py::arg("num_threads"), py::arg("fusion") = nullptr);
   module.def("decode_top_k", &DecodeTopK, py::arg("token_ids"), py::arg("log_probs"),
@@ -307,20 +365,6 @@ PYBIND11_MODULE(_core, module) {
         }
         return ToList(hypotheses);
       });
-
-  py::class_<AttentionBeamSearch>(module, "AttentionBeamSearch")
-      .def(py::init<std::int64_t, std::int64_t, const AttentionOptions&, std::int64_t>(),
-           py::arg("sos_eos_id"), py::arg("blank_id"), py::arg("options"), py::arg("max_tokens"))
-      .def_property_readonly(
-          "tokens", [](const AttentionBeamSearch& search) { return ToArray(search.tokens()); })
-      .def_property_readonly("done", &AttentionBeamSearch::done)
-      .def(
-          "advance",
-          [](AttentionBeamSearch& search, const FloatArray& log_probs) {
-            return ToArray(search.Advance(AsMatrix(log_probs, "log_probs", "[active, vocab]")));
-          },
-          py::arg("log_probs"))
-      .def("finish", [](const AttentionBeamSearch& search) { return ToList(search.Finish()); });
 }
 
 }  // namespace voxformer

@@ -14,12 +14,8 @@
 namespace voxformer {
 namespace {
 
-constexpr double kLn2 = 0.69314718055994530942;
 // Limits of what is computed with probabilities, see beam_numbers.h.
 constexpr double kMostOfAFaintToken = 1e-21;  // more than e^(kLargestBonus - kLargestLogProb)
-constexpr double kWidest = 1e-120;            // least over largest total of the beam
-constexpr double kFaint = 1e-290;
-constexpr double kFarthest = 1e12;  // largest logarithm of a mass
 constexpr double kLowestMass = 1e-20;
 constexpr double kHighestMass = 1e20;
 // Frames before probabilities are tried again: the change costs as much as a frame.
@@ -58,7 +54,8 @@ CtcPrefixBeamSearch::CtcPrefixBeamSearch(const CtcBeamOptions& options,
       beam_size_(0),
       log_gain_(options.length_bonus),
       gain_(std::exp(std::clamp(log_gain_, -kLargestBonus, kLargestBonus))),
-      largest_gain_(log_gain_) {
+      largest_gain_(log_gain_),
+      beam_factor_(std::exp(-options.beam_threshold)) {
   options_.Validate();
   beam_size_ = static_cast<std::size_t>(options_.beam_size);
   if (fusion) {
@@ -129,7 +126,7 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
 
   double floor = Numbers::kZero;
   double least = std::numeric_limits<double>::infinity();
-  double most = -least;
+  double most = Numbers::kZero;
   for (std::size_t i = 0; i < beam_.size; ++i) {
     // All that is left of a prefix may be what is too faint for a probability.
     if (!Numbers::kLogarithms && next_.total[i] == 0.0 && next_.faint[i] != kLogZero) return false;
@@ -138,17 +135,25 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   }
   const bool complete = beam_.size > 0 && least > Numbers::kZero;
   if (complete && beam_.size == beam_size_) floor = least;
+  const double cut = Cut<Numbers>(most);
+  floor = std::max(floor, cut);
 
-  float threshold = Threshold<Numbers>(floor);
+  const float asked = static_cast<float>(options_.token_min_log_prob);
+  float threshold = std::max(Threshold<Numbers>(floor), asked);
   RowScan scanned = scan_(row.data(), row.size(), threshold, tokens_.data());
   if (scanned.bad) {
     *sound = false;
     return true;
   }
+  least_log_prob_ = std::min(asked, scanned.max);
+  if (scanned.max < asked) {
+    threshold = std::max(Threshold<Numbers>(floor), least_log_prob_);
+    scanned = scan_(row.data(), row.size(), threshold, tokens_.data());
+  }
   if (scanned.count > kFewTokens) {
     const double higher = FloorWithBestToken<Numbers>(row, scanned.max);
     floor = std::max(floor, higher);
-    threshold = Threshold<Numbers>(floor);
+    threshold = std::max(Threshold<Numbers>(floor), least_log_prob_);
     scanned = scan_(row.data(), row.size(), threshold, tokens_.data());
   }
 
@@ -156,15 +161,15 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   if constexpr (!Numbers::kLogarithms) {
     if (!Weights(passed_log_probs_, passed_.size(), &passed_weights_)) return false;
   }
-  if (!passed_.empty() || !complete || (scorer_ && scorer_->has_hotwords())) {
+  if (!passed_.empty() || !complete || least < cut || (scorer_ && scorer_->has_hotwords())) {
     candidates_.clear();
     for (std::size_t i = 0; i < beam_.size; ++i) {
       if (next_.total[i] > Numbers::kZero) {
-        candidates_.push_back(
-            {next_.total[i], 0.0, static_cast<std::int32_t>(i), PrefixTree::kNoToken});
+        candidates_.emplace_back(next_.total[i], 0.0, i, PrefixTree::kNoToken);
       }
     }
     if (!Collect<Numbers>(row, floor)) return false;
+    DropFarBelow<Numbers>();
     if (candidates_.size() > beam_size_) KeepBest();
     const bool all_stay =
         candidates_.size() == beam_.size &&
@@ -188,20 +193,34 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   return true;
 }
 
-// The least log-prob that takes a prefix to the mass `floor`.
+// At most the least log-prob that takes a prefix to the mass `floor`: what passes is weighed again.
 template <class Numbers>
 float CtcPrefixBeamSearch::Threshold(double floor) const noexcept {
   if (!(floor > Numbers::kZero)) return std::numeric_limits<float>::lowest();
-  // This adds in another order than the masses that it stands for are made; ties must pass.
   const double needed =
-      (Numbers::kLogarithms ? floor - best_ : std::log(floor / best_)) - largest_gain_;
+      (Numbers::kLogarithms ? floor - best_ : LogBelow(floor / best_)) - largest_gain_;
+  // This adds in another order than the masses that it stands for are made; ties must pass.
   const double scale = Numbers::kLogarithms ? std::fabs(floor) + std::fabs(best_) : 1.0;
-  return FloatBelow(needed - 1e-9 * (1.0 + scale + std::fabs(needed)));
+  return FloatBelow(needed, 1e-9 * scale);
+}
+
+// What lies below this is too far below `best` to stay in the beam.
+template <class Numbers>
+double CtcPrefixBeamSearch::Cut(double best) const noexcept {
+  return Numbers::kLogarithms ? best - options_.beam_threshold : best * beam_factor_;
+}
+
+template <class Numbers>
+void CtcPrefixBeamSearch::DropFarBelow() {
+  double best = Numbers::kZero;
+  for (const Candidate& candidate : candidates_) best = std::max(best, candidate.mass);
+  const double cut = Cut<Numbers>(best);
+  if (cut > Numbers::kZero) KeepFrom(cut);
 }
 
 // The least mass of a beam filled from the prefixes as they are and from those that the frame's
-// most probable token makes. Where that token is spoken, what stays is worth little, and this is a
-// far better bound. Zero where these do not fill the beam.
+// most probable token makes, or what the best of these leaves in it. Where that token is spoken,
+// what stays is worth little, and this is a far better bound. Zero where it bounds nothing.
 template <class Numbers>
 double CtcPrefixBeamSearch::FloorWithBestToken(Span<const float> row, float max) {
   const RowScan top = scan_(row.data(), row.size(), max, tokens_.data());
@@ -226,10 +245,11 @@ double CtcPrefixBeamSearch::FloorWithBestToken(Span<const float> row, float max)
     const double mass = token == beam_.last[i] ? beam_.blank[i] : beam_.total[i];
     masses_.push_back(Numbers::Times(Numbers::Times(mass, weight), gain));
   }
-  if (masses_.size() < beam_size_) return Numbers::kZero;
+  const double cut = Cut<Numbers>(*std::max_element(masses_.begin(), masses_.end()));
+  if (masses_.size() < beam_size_) return cut;
   const auto least = masses_.begin() + static_cast<std::ptrdiff_t>(beam_size_ - 1);
   std::nth_element(masses_.begin(), least, masses_.end(), std::greater<double>());
-  return *least;
+  return std::max(cut, *least);
 }
 
 // Whether the beam holds prefix `place` followed by `token`.
@@ -350,8 +370,11 @@ bool CtcPrefixBeamSearch::Collect(Span<const float> row, double floor) {
     }
     for (const std::int32_t token : boosted) {
       if (static_cast<std::size_t>(token) >= row.size() || token == options_.blank_id) continue;
-      double weight = static_cast<double>(row[static_cast<std::size_t>(token)]);
-      if (weight == kLogZero) continue;
+      const float log_prob = row[static_cast<std::size_t>(token)];
+      if (log_prob == -std::numeric_limits<float>::infinity() || log_prob < least_log_prob_) {
+        continue;
+      }
+      double weight = static_cast<double>(log_prob);
       if constexpr (!Numbers::kLogarithms) {
         if (weight > kLargestLogProb) return false;
         if (weight < -kLargestLogProb) {
@@ -392,29 +415,44 @@ bool CtcPrefixBeamSearch::Extend(std::size_t place, std::int32_t token, double w
   if (!Numbers::kLogarithms && log_gain < -kLargestBonus) return false;
   // Stay() has added this mass where the longer prefix is in the beam already.
   if (HasChild(place, token)) return true;
-  Offer({mass, log_gain, static_cast<std::int32_t>(place), token}, floor);
+  candidates_.emplace_back(mass, log_gain, place, token);
+  // At most a few times the beam; what is below the least of a full one cannot enter.
+  if (candidates_.size() >= 2 * beam_size_ + 32) *floor = std::max(*floor, KeepBest());
   return true;
 }
 
-// Keeps at most a few times the beam, and raises the floor when some have been thrown out.
-void CtcPrefixBeamSearch::Offer(const Candidate& candidate, double* floor) {
-  candidates_.push_back(candidate);
-  if (candidates_.size() < 2 * beam_size_ + 32) return;
-  KeepBest();
-  double least = candidates_[0].mass;
-  for (const Candidate& kept : candidates_) least = std::min(least, kept.mass);
-  *floor = std::max(*floor, least);
+// Throws out all candidates but the best `beam_size_`, of which there are more, and leaves these in
+// their order. Returns the least mass that stays.
+double CtcPrefixBeamSearch::KeepBest() {
+  masses_.clear();
+  for (const Candidate& candidate : candidates_) masses_.push_back(candidate.mass);
+  const auto last = masses_.begin() + static_cast<std::ptrdiff_t>(beam_size_ - 1);
+  std::nth_element(masses_.begin(), last, masses_.end(), std::greater<double>());
+  const double least = *last;
+  tied_.clear();
+  std::size_t room = beam_size_;
+  for (std::size_t i = 0; i < candidates_.size(); ++i) {
+    if (candidates_[i].mass == least) tied_.push_back(i);
+    if (candidates_[i].mass > least) --room;
+  }
+  if (tied_.size() > room) {
+    std::sort(tied_.begin(), tied_.end(), [this](std::size_t a, std::size_t b) {
+      return Before(candidates_[a], candidates_[b]);
+    });
+    for (std::size_t i = room; i < tied_.size(); ++i) candidates_[tied_[i]].mass = kLogZero;
+  }
+  KeepFrom(least);
+  return least;
 }
 
-void CtcPrefixBeamSearch::KeepBest() {
-  const auto cut = candidates_.begin() + static_cast<std::ptrdiff_t>(beam_size_);
-  std::nth_element(candidates_.begin(), cut, candidates_.end(),
-                   [this](const Candidate& a, const Candidate& b) { return Better(a, b); });
-  candidates_.erase(cut, candidates_.end());
+void CtcPrefixBeamSearch::KeepFrom(double least) {
+  candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
+                                   [least](const Candidate& c) { return c.mass < least; }),
+                    candidates_.end());
 }
 
-bool CtcPrefixBeamSearch::Better(const Candidate& a, const Candidate& b) const noexcept {
-  if (a.mass != b.mass) return a.mass > b.mass;
+// Whether the ids of `a` come before those of `b`.
+bool CtcPrefixBeamSearch::Before(const Candidate& a, const Candidate& b) const noexcept {
   return tree_.Before(beam_.node[static_cast<std::size_t>(a.place)], a.token,
                       beam_.node[static_cast<std::size_t>(b.place)], b.token);
 }
@@ -422,14 +460,8 @@ bool CtcPrefixBeamSearch::Better(const Candidate& a, const Candidate& b) const n
 // Makes the candidates the beam.
 template <class Numbers>
 void CtcPrefixBeamSearch::Adopt() {
-  // `next_` has the masses of those that stay in their old places, so they are moved within it from
-  // the front: a candidate's old place is never before its new one if they are in order.
-  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
-    const bool a_stays = a.token == PrefixTree::kNoToken;
-    const bool b_stays = b.token == PrefixTree::kNoToken;
-    if (a_stays != b_stays) return a_stays;
-    return a.place != b.place ? a.place < b.place : a.token < b.token;
-  });
+  // Those that stay come first and in order, so that their masses, which are in `next_` at their
+  // old places, can be moved within it: none of these is before its new one.
   MakeRoom(candidates_.size());
   for (std::size_t i = 0; i < beam_.size; ++i) {
     place_[static_cast<std::size_t>(beam_.node[i])] = -1;
@@ -481,68 +513,6 @@ void CtcPrefixBeamSearch::Adopt() {
   std::swap(beam_, next_);
   best_ = most;
   least_ = least;
-}
-
-double CtcPrefixBeamSearch::Offset() const noexcept {
-  return static_cast<double>(exponent_) * kLn2;
-}
-
-// Brings the best mass back to about 1, by a power of two and so without rounding.
-void CtcPrefixBeamSearch::Rescale() {
-  const int exponent = std::ilogb(best_);
-  const double factor = std::ldexp(1.0, -exponent);
-  for (std::size_t i = 0; i < beam_.size; ++i) {
-    beam_.total[i] *= factor;
-    beam_.blank[i] *= factor;
-    beam_.non_blank[i] *= factor;
-  }
-  best_ *= factor;
-  least_ *= factor;
-  exponent_ += exponent;
-}
-
-// Whether probabilities can hold the beam of logarithms.
-bool CtcPrefixBeamSearch::Narrow() const noexcept {
-  const double lowest = best_ + std::log(kWidest);
-  for (std::size_t i = 0; i < beam_.size; ++i) {
-    if (beam_.total[i] < lowest) return false;
-    if (beam_.blank[i] < lowest && beam_.blank[i] != kLogZero) return false;
-    if (std::fabs(beam_.log_gain[i]) > kLargestBonus) return false;
-  }
-  // So far off, a logarithm has lost what distinguishes the prefixes, and the exponent its range.
-  return beam_.size > 0 && std::fabs(best_) < kFarthest &&
-         std::fabs(largest_gain_) <= kLargestBonus;
-}
-
-void CtcPrefixBeamSearch::ToLogarithms() {
-  const double offset = Offset();
-  for (std::size_t i = 0; i < beam_.size; ++i) {
-    beam_.total[i] = std::log(beam_.total[i]) + offset;
-    beam_.blank[i] = std::log(beam_.blank[i]) + offset;
-    beam_.non_blank[i] =
-        beam_.non_blank[i] > 0.0 ? std::log(beam_.non_blank[i]) + offset : beam_.faint[i];
-    beam_.faint[i] = kLogZero;
-  }
-  best_ = std::log(best_) + offset;
-  least_ = std::log(least_) + offset;
-  exponent_ = 0;
-  logarithms_ = true;
-  frames_in_logarithms_ = 0;
-}
-
-void CtcPrefixBeamSearch::ToProbabilities() {
-  exponent_ = static_cast<std::int64_t>(std::floor(best_ / kLn2));
-  const double offset = Offset();
-  for (std::size_t i = 0; i < beam_.size; ++i) {
-    beam_.total[i] = std::exp(beam_.total[i] - offset);
-    beam_.blank[i] = std::exp(beam_.blank[i] - offset);
-    const double non_blank = std::exp(beam_.non_blank[i] - offset);
-    beam_.faint[i] = non_blank >= kFaint ? kLogZero : beam_.non_blank[i];
-    beam_.non_blank[i] = non_blank >= kFaint ? non_blank : 0.0;
-  }
-  best_ = std::exp(best_ - offset);
-  least_ = std::exp(least_ - offset);
-  logarithms_ = false;
 }
 
 std::vector<Hypothesis> CtcPrefixBeamSearch::Results() {

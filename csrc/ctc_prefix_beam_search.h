@@ -73,6 +73,10 @@ class CtcPrefixBeamSearch {
   };
   // What may be in the next beam: a prefix as it is (token is kNoToken), or followed by a token.
   struct Candidate {
+    // So that it is made where it is kept: copying two halves as one stalls the store buffer.
+    Candidate(double mass, double log_gain, std::size_t place, std::int32_t token) noexcept
+        : mass(mass), log_gain(log_gain), place(static_cast<std::int32_t>(place)), token(token) {}
+
     double mass;
     double log_gain;
     std::int32_t place;
@@ -90,6 +94,8 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   float Threshold(double floor) const noexcept;
   template <class Numbers>
+  double Cut(double best) const noexcept;
+  template <class Numbers>
   double FloorWithBestToken(Span<const float> row, float max);
   bool HasChild(std::size_t place, std::int32_t token) const noexcept;
   template <class Numbers>
@@ -103,9 +109,11 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   void Adopt();
   void SortPassed(Span<const float> row, std::size_t count);
-  void Offer(const Candidate& candidate, double* floor);
-  void KeepBest();
-  bool Better(const Candidate& a, const Candidate& b) const noexcept;
+  template <class Numbers>
+  void DropFarBelow();
+  double KeepBest();
+  void KeepFrom(double least);
+  bool Before(const Candidate& a, const Candidate& b) const noexcept;
   void Rescale();
   bool Narrow() const noexcept;
   void ToLogarithms();
@@ -118,6 +126,7 @@ class CtcPrefixBeamSearch {
   double log_gain_;      // of a token without fusion: the length bonus
   double gain_;          // e^log_gain_
   double largest_gain_;  // of any token but those that hotwords favour
+  double beam_factor_;   // e^-beam_threshold
   double lm_weight_ = 0.0;
   std::optional<PrefixScorer> scorer_;
   PrefixTree tree_;
@@ -130,10 +139,12 @@ class CtcPrefixBeamSearch {
   double best_ = 1.0;          // largest total
   double least_ = 1.0;         // smallest total
   double blank_weight_ = 0.0;
+  float least_log_prob_ = 0.0F;    // of a token that may be taken at this frame
   std::vector<double> log_probs_;  // of each prefix's last token
   std::vector<double> weights_;    // the same as masses
   std::vector<double> masses_;
-  std::vector<Candidate> candidates_;
+  std::vector<Candidate> candidates_;  // first those that stay, in order of their places
+  std::vector<std::size_t> tied_;
   std::vector<std::int32_t> tokens_;
   std::vector<Passed> passed_;
   std::vector<double> passed_log_probs_;

@@ -49,6 +49,10 @@ void CtcBeamOptions::Validate() const {
   CheckBeam(beam_size, n_best);
   if (blank_id < 0) Refuse("blank_id", blank_id, "0 or more");
   CheckLength(length_bonus, length_penalty);
+  if (!(beam_threshold > 0.0)) Refuse("beam_threshold", beam_threshold, "above 0");
+  if (!(token_min_log_prob <= 0.0)) {
+    Refuse("token_min_log_prob", token_min_log_prob, "at most 0");
+  }
 }
 
 void AttentionOptions::Validate() const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace voxformer {
 
@@ -18,6 +19,11 @@ struct CtcBeamOptions {
   // Exponent of ((5 + n) / 6) that the score of an n-token hypothesis is divided by, when the
   // prefixes of the last frame are ranked. 0 is off.
   double length_penalty = 0.0;
+  // After each frame, prefixes whose score is this far below the best are dropped. Natural-log
+  // units.
+  double beam_threshold = std::numeric_limits<double>::infinity();
+  // Tokens below this log-prob make no new prefix, but for a frame's most probable token.
+  double token_min_log_prob = -std::numeric_limits<double>::infinity();
   // Refuse frames whose probabilities do not add up to 1.
   bool check_sums = false;
 

@@ -34,6 +34,8 @@ class CtcBeamOptions:
         blank_id: int,
         length_bonus: float,
         length_penalty: float,
+        beam_threshold: float,
+        token_min_log_prob: float,
         check_sums: bool,
     ) -> None: ...
 

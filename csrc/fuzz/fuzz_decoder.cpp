@@ -106,6 +106,10 @@ void Search(FuzzedDataProvider* data) {
   options.length_bonus = data->ConsumeFloatingPointInRange(-70.0, 70.0);
   options.length_penalty = data->ConsumeFloatingPointInRange(0.0, 2.0);
   options.check_sums = data->ConsumeIntegralInRange(0, 9) == 0;
+  if (data->ConsumeBool()) {
+    options.beam_threshold = data->ConsumeFloatingPointInRange(0.0, 800.0);
+    options.token_min_log_prob = data->ConsumeFloatingPointInRange(-100.0, 0.0);
+  }
   const std::shared_ptr<const FusionModel> fusion = AnyFusion(data, vocab);
 
   CtcLogProbs log_probs;

@@ -204,7 +204,7 @@ def test_a_peer_that_returns_one_text_is_also_compared_with_ours_that_does() -> 
     least = {c["claim"]: c["least"] for c in claims([measured])}
     assert least["fast-ctc-decode / voxformer, CPU, peaky, 29 tokens, beam 10"] == 0.9
     assert least["fast-ctc-decode / voxformer, best only, CPU, peaky, 29 tokens, beam 10"] == 1.8
-    alike = "fastest peer / ours with the same in its result, CPU, 1 thread, every cell"
+    alike = "fastest peer / ours as the peer is set, CPU, 1 thread, every cell"
     assert least[alike] == 1.8
 
 

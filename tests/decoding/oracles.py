@@ -63,22 +63,28 @@ def reference_beam(
     blank_id: int,
     length_bonus: float = 0.0,
     earned: Callable[[Ids], float] = lambda prefix: 0.0,
+    beam_threshold: float = math.inf,
+    token_min_log_prob: float = -math.inf,
 ) -> dict[Ids, float]:
     """The textbook prefix beam search, all prefixes of a frame in one dictionary.
 
-    A prefix is kept or dropped by its alignments plus what it has `earned` otherwise.
+    A prefix is kept or dropped by its alignments plus what it has `earned` otherwise. A faint token
+    makes no prefix that was not there before the frame.
     """
     beam: dict[Ids, tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_probs.astype(float).tolist():
         grown: dict[Ids, list[list[float]]] = defaultdict(lambda: [[], []])
         for prefix, (ends_blank, ends_token) in beam.items():
             for token, log_prob in enumerate(frame):
+                faint = log_prob < min(token_min_log_prob, max(frame))
+                may_grow = not faint or (*prefix, token) in beam
                 if token == blank_id:
                     grown[prefix][0] += [ends_blank + log_prob, ends_token + log_prob]
                 elif prefix and token == prefix[-1]:
                     grown[prefix][1].append(ends_token + log_prob)
-                    grown[(*prefix, token)][1].append(ends_blank + log_prob)
-                else:
+                    if may_grow:
+                        grown[(*prefix, token)][1].append(ends_blank + log_prob)
+                elif may_grow:
                     grown[(*prefix, token)][1] += [ends_blank + log_prob, ends_token + log_prob]
         summed = {prefix: (log_sum(b), log_sum(t)) for prefix, (b, t) in grown.items()}
         totals = {
@@ -86,7 +92,9 @@ def reference_beam(
             for prefix, halves in summed.items()
             if log_sum(list(halves)) > -math.inf
         }
-        beam = {prefix: summed[prefix] for prefix in ranked(totals)[:beam_size]}
+        least = max(totals.values(), default=0.0) - beam_threshold
+        kept = [prefix for prefix in ranked(totals) if totals[prefix] >= least]
+        beam = {prefix: summed[prefix] for prefix in kept[:beam_size]}
     return {prefix: log_sum(list(halves)) for prefix, halves in beam.items()}
 
 

@@ -133,6 +133,41 @@ def test_equals_textbook_beam_search_when_prefixes_are_pruned(
         assert hypothesis.score == pytest.approx(rank[hypothesis.token_ids], rel=1e-12, abs=1e-8)
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    frames=st.integers(1, 25),
+    vocab=st.integers(2, 12),
+    beam_size=st.integers(1, 12),
+    length_bonus=st.sampled_from([0.0, 0.0, 1.0, -0.7]),
+    sharpness=st.sampled_from([0.3, 1.0, 3.0, 40.0, 4000.0]),
+    beam_threshold=st.sampled_from([0.5, 3.0, 10.0, 900.0, math.inf]),
+    token_min_log_prob=st.sampled_from([-0.5, -2.0, -5.0, -300.0, -math.inf]),
+)
+def test_equals_textbook_beam_search_with_thresholds(
+    seed, frames, vocab, beam_size, length_bonus, sharpness, beam_threshold, token_min_log_prob
+):
+    log_probs = random_log_probs(seed, frames, vocab, sharpness)
+    thresholds = {"beam_threshold": beam_threshold, "token_min_log_prob": token_min_log_prob}
+    expected = reference_beam(log_probs, beam_size, 0, length_bonus, **thresholds)
+    found = decode_one(
+        log_probs, beam_size=beam_size, n_best=beam_size, length_bonus=length_bonus, **thresholds
+    )
+    rank = {ids: score + length_bonus * len(ids) for ids, score in expected.items()}
+    assert [h.token_ids for h in found] == ranked(rank)
+    for hypothesis in found:
+        assert hypothesis.ctc_score == pytest.approx(
+            expected[hypothesis.token_ids], rel=1e-12, abs=1e-8
+        )
+
+
+def test_thresholds_out_of_range_are_refused():
+    for name, value in (("beam_threshold", 0.0), ("token_min_log_prob", 0.5)):
+        for bad in (value, math.nan):
+            with pytest.raises(ValueError, match=f"{name} is .*; it must be"):
+                BeamOptions(**{name: bad})
+
+
 @pytest.mark.parametrize("beam_size", [1, 4, 16])
 @pytest.mark.parametrize("length_bonus", [0.0, 2.0])
 def test_equals_textbook_beam_search_over_a_large_vocabulary(beam_size, length_bonus):

@@ -3,6 +3,7 @@
 import itertools
 import math
 import threading
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -248,3 +249,11 @@ def test_results_are_the_same_every_time():
     batch = np.round(random_batch(batch=6, frames=30, vocab=5))  # many ties
     runs = [decoder(t, n_best=10).decode(batch) for t in (1, 2, 2, 4)]
     assert all(a == b for a, b in itertools.pairwise(runs))
+
+
+def test_what_the_extension_returns_has_every_field():
+    [[hypothesis]] = CtcBeamDecoder(["<blank>", "a"], BeamOptions(n_best=1)).decode(
+        np.log([[[0.1, 0.9]]])
+    )
+    assert vars(hypothesis).keys() == {field.name for field in fields(Hypothesis)}
+    assert replace(hypothesis) == hypothesis

@@ -226,6 +226,8 @@ def test_a_beam_that_holds_every_prefix_equals_brute_force(
     frames=st.integers(1, 24),
     sharpness=st.sampled_from([1.0, 4.0, 60.0, 2000.0]),
     length_bonus=st.sampled_from([0.0, 0.8]),
+    beam_threshold=st.sampled_from([math.inf, math.inf, 10.0, 1.0]),
+    token_min_log_prob=st.sampled_from([-math.inf, -math.inf, -5.0, -1.0]),
 )
 def test_the_search_equals_a_plain_one(
     choose: Choose,
@@ -235,13 +237,16 @@ def test_the_search_equals_a_plain_one(
     frames: int,
     sharpness: float,
     length_bonus: float,
+    beam_threshold: float,
+    token_min_log_prob: float,
 ) -> None:
     fusion = fusion_of(setup, choose)
     log_probs = random_log_probs(seed, frames, sharpness)
-    kept = reference_beam(log_probs, beam_size, 0, length_bonus, fusion.earned)
+    thresholds = {"beam_threshold": beam_threshold, "token_min_log_prob": token_min_log_prob}
+    kept = reference_beam(log_probs, beam_size, 0, length_bonus, fusion.earned, **thresholds)
     scores = {ids: fusion.score(ids, ctc) + length_bonus * len(ids) for ids, ctc in kept.items()}
     found = decoder_of(
-        fusion, beam_size=beam_size, n_best=beam_size, length_bonus=length_bonus
+        fusion, beam_size=beam_size, n_best=beam_size, length_bonus=length_bonus, **thresholds
     ).decode(log_probs[None])[0]
     assert {h.token_ids for h in found} == set(kept)
     for hypothesis in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -31,6 +32,15 @@ class BeamOptions:
     length_penalty: float = 0.0
     """Exponent of ((5 + n) / 6), by which the score of n tokens is divided after the search: the
     prefixes of the last frame are ranked by it, then cut to `n_best` (Wu et al. 2016, eq. 14)."""
+
+    beam_threshold: float = math.inf
+    """After each frame, prefixes whose score is this far below the best are dropped, in natural-log
+    units; infinity drops none. What it gives up is what such a prefix could still become."""
+
+    token_min_log_prob: float = -math.inf
+    """Tokens below this log-prob make no new prefix, but for the most probable token of a frame;
+    minus infinity leaves out none. -5 and a `beam_threshold` of 10 are what pyctcdecode prunes by
+    default; with a language model and a wide beam they save most of the time."""
 
     check_sums: bool = False
     """Refuse frames whose probabilities do not add up to 1, as those of logits do not."""
