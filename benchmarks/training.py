@@ -69,11 +69,11 @@ COLUMNS = (
 MEMORY_COLUMNS = (
     "config",
     "micro-batch",
-    "weights, gradients, moments",
+    "state",
     "activations fp32",
     "activations bf16",
-    "together in bf16",
-    "share of 24 GB",
+    "together fp32, of 24 GB",
+    "together bf16, of 24 GB",
     "measured here",
 )
 
@@ -400,15 +400,14 @@ def _row(values: dict[str, Any]) -> list[str]:
 
 def _memory_row(values: dict[str, Any]) -> list[str]:
     saved = values["saved_bytes"]
-    together = values["state_bytes"] + saved["bf16"]
+    together = {name: values["state_bytes"] + size for name, size in saved.items()}
     return [
         f"`{values['config']}`",
         f"{values['batch_size']} x {values['longest_seconds']:.1f} s",
         f"{values['state_bytes'] / GIB:.2f} GiB",
         f"{saved['fp32'] / GIB:.2f} GiB",
         f"{saved['bf16'] / GIB:.2f} GiB",
-        f"{together / GIB:.2f} GiB",
-        f"{together / CARD:.0%}",
+        *(f"{together[name] / GIB:.2f} GiB, {together[name] / CARD:.0%}" for name in saved),
         f"{values['peak_memory_bytes'] / GIB:.2f} GiB ({values['device']}, {values['precision']})",
     ]
 

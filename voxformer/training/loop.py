@@ -143,6 +143,7 @@ class _Run:
         self.gradients = GradientSum(self.module.parameters(), processes)
         self.before_step: Position | None = None
         self.saved_step = self.position.step if start.resumed is not None else -1
+        self.saved_there = "nothing" if start.resumed is None else f"step {self.saved_step}"
         self.unsaved = start.resumed is None
         self.opening = start.message
 
@@ -263,7 +264,8 @@ class _Run:
         """What `function` returns in the first process, where alone it runs; the others take over
         the position that it leaves."""
         here = function(*arguments) if self.processes.first else None
-        result, position = self.processes.share((here, asdict(self.position)))
+        left = (here, asdict(self.position), self._saved())
+        result, position, self.saved_there = self.processes.share(left)
         if not self.processes.first:
             self.position = Position(**position)
         return result  # type: ignore[return-value]
@@ -277,6 +279,8 @@ class _Run:
         return self._saved()
 
     def _saved(self) -> str:
+        if not self.processes.first:
+            return self.saved_there
         return f"step {self.saved_step}" if self.saved_step >= 0 else "nothing"
 
     def _finished(self) -> bool:
@@ -369,8 +373,7 @@ class _Run:
                 terms[key] = terms.get(key, 0.0) + value
         self.gradients.finish()
         terms = processes.add(terms)
-        signals = processes.gather(stop.signal_number)
-        stop.signal_number = next((n for n in signals if n is not None), None)
+        stop.hear(processes.gather(stop.signal_number))
         norm = self._update(terms, batches)
         self.before_step = None
         seconds = time.monotonic() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -27,6 +28,13 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+    def hear(self, signals: Iterable[int | None]) -> None:
+        """Take over a signal that any process has had; one's own is not forgotten."""
+        for number in signals:
+            if number is not None:
+                self.signal_number = number
+                return
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.own:
