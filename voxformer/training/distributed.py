@@ -34,6 +34,8 @@ logger = logging.getLogger("voxformer.training")
 T = TypeVar("T")
 
 UNLIMITED = timedelta(days=365)
+LOST = ("imed out", "closed", "reset", "roken pipe", "refused", "aborted")
+"""In what torch says of a connection that is gone."""
 
 
 class LostProcessError(RunError):
@@ -191,8 +193,9 @@ class Processes:
             yield
         except RuntimeError as error:  # torch's, whatever the backend
             reason = " ".join(str(error).split())
-            logger.debug("process %d: %s", self.rank, reason)
             what = "does not answer" if "imed out" in reason else "has ended"
+            if not any(words in reason for words in LOST):
+                what = f"cannot be reached: {reason[:200]}"
             raise LostProcessError(
                 f"another of the {self.count} processes {what}; its own last words say why "
                 f"(noticed by process {self.rank})"
