@@ -45,7 +45,7 @@ from voxformer.model import VoxFormer, count_parameters
 from voxformer.model.decoder import AttentionDecoder
 from voxformer.model.encoder import Encoder
 from voxformer.text import Tokenizer, train_tokenizer
-from voxformer.training.batch_size import Trial, made_up_batch, make_step
+from voxformer.training.batch_size import Trial, forward_pass, made_up_batch
 from voxformer.training.loop import train
 from voxformer.training.memory import bytes_of_optimizer, saved_bytes
 from voxformer.training.optim import make_optimizer
@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if args.steps < 1 or args.warmup < 1:
-        parser.error("--steps and --warmup are at least 1")
+    if args.steps < 1 or args.warmup < 0:
+        parser.error("--steps is at least 1, --warmup at least 0")
     if args.alone:
         write_json(args.alone, _measure(args))
         return 0
@@ -181,7 +181,8 @@ def _figures(
 ) -> dict[str, Any]:
     device = choose_device(config.training.device)
     measured = steps[args.warmup :]
-    began, ended = steps[args.warmup - 1]["time"], steps[-1]["time"]
+    began = steps[args.warmup - 1]["time"] if args.warmup else 0.0
+    ended = steps[-1]["time"]
     of_steps = [(kind, size) for when, kind, size in shapes if began < when <= ended]
     seconds = sum(row["step_seconds"] for row in measured)
     audio = sum(row["audio_per_second"] * row["step_seconds"] for row in measured)
@@ -363,14 +364,20 @@ def _memory(config: RunConfig) -> dict[str, Any]:
     optimizer = make_optimizer(module, config.training)
     longest = max(u.duration for u in utterances) / min(config.augment.speed_factors)
     tokens = max(len(tokenizer.encode(u.text)) for u in utterances) if tokenizer else 0
-    batch = made_up_batch(config, config.training.batch_size, longest, tokens)
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     averaged = weights if config.training.ema_decay else 0
     saved = {}
     for precision in ("fp32", "bf16"):
         trial = Trial(config, module, objective, optimizer, Precision(precision, device))
-        saved[precision] = saved_bytes(module, partial(make_step, trial, batch))
+        # Of equal utterances each keeps as much, so two of them tell what all keep.
+        one, two = (
+            saved_bytes(
+                module, partial(forward_pass, trial, made_up_batch(config, n, longest, tokens))
+            )
+            for n in (1, 2)
+        )
+        saved[precision] = one + (config.training.batch_size - 1) * (two - one)
     return {
         "longest_seconds": longest,
         "state_bytes": weights + averaged + trained + bytes_of_optimizer(optimizer),

@@ -17,6 +17,7 @@ from voxformer.training.batch_size import (
     CPU_BATCH_SECONDS,
     Trial,
     batch_seconds,
+    forward_pass,
     largest,
     made_up_batch,
     make_step,
@@ -40,7 +41,7 @@ def trial_of(config: RunConfig) -> Trial:
 
 
 def kept(trial: Trial, batch: Batch) -> int:
-    return saved_bytes(trial.module, lambda: make_step(trial, batch))
+    return saved_bytes(trial.module, lambda: forward_pass(trial, batch))
 
 
 @given(st.integers(0, 200), st.integers(1, 100))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from voxformer.config import RunConfig
 from voxformer.data.loader import Batch
@@ -149,17 +149,23 @@ def made_up_batch(config: RunConfig, count: int, seconds: float, tokens: int) ->
     )
 
 
-def make_step(trial: Trial, batch: Batch) -> None:
-    """Forward and backward pass of a step with one micro-batch; nothing that is saved changes."""
+def forward_pass(trial: Trial, batch: Batch) -> Tensor:
+    """The loss of a step with one micro-batch."""
     weight = sum(ctc_weight_range(trial.config)) / 2
     trial.module.train()
     try:
         with trial.precision.autocast():
-            share = trial.objective.share(batch, trial.objective.weigh(batch), weight)
-        share.loss.backward()  # type: ignore[no-untyped-call]
+            return trial.objective.share(batch, trial.objective.weigh(batch), weight).loss
+    finally:
+        trial.objective.epoch_summary()
+
+
+def make_step(trial: Trial, batch: Batch) -> None:
+    """Forward and backward pass of a step with one micro-batch; nothing that is saved changes."""
+    try:
+        forward_pass(trial, batch).backward()  # type: ignore[no-untyped-call]
     finally:
         trial.module.zero_grad(set_to_none=True)
-        trial.objective.epoch_summary()
 
 
 def _peak_on_gpu(trial: Trial, batch: Batch) -> int | None:

@@ -38,7 +38,7 @@ def bytes_of_optimizer(optimizer: Optimizers) -> int:
 
 
 def saved_bytes(module: nn.Module, step: Callable[[], object]) -> int:
-    """Activations that a step of a module keeps for its backward pass, on any device."""
+    """Activations that a forward pass keeps for the backward pass, on any device."""
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
 
