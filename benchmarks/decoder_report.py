@@ -31,6 +31,8 @@ FAST_AIM = 2.0
 THREADS_AIM = 1.85
 # Cells whose batch takes less on one thread say more of how threads start than of the search.
 LEAST_WALL_S = 0.002
+# Two sums of the same alignments differ by less.
+LEAST_NATS = 1e-3
 COLOURS = (
     *("#c02020", "#e08080", "#1f5fa8", "#6aa3dd", "#0d3560", "#2f8f4e"),
     *("#8fd0a2", "#b07a10", "#e5c06a", "#7a3fa0", "#c39ad9", "#888888"),
@@ -116,7 +118,27 @@ def claims(cells: Sequence[Values]) -> list[Values]:
     worst = _claim(f"{OURS}, nats lost against beam 1000 (no aim)", None, lost)
     if lost:
         worst["least"] = -worst["least"] + 0.0
-    return [*found, worst]
+    return [*found, worst, _lost_more(single)]
+
+
+def _lost_more(cells: Sequence[Values]) -> Values:
+    """In how many of the comparisons with a peer, at the same beam, ours lost more nats."""
+    apart = [
+        (ours["lost_nats"] - peer["lost_nats"], f"{_where(cell)}: {name}")
+        for cell in cells
+        if (ours := cell["decoders"].get(OURS, {})).get("lost_nats") is not None
+        for name, peer in cell["decoders"].items()
+        if _is_peer(name) and peer.get("lost_nats") is not None
+    ]
+    more = [found for found in apart if found[0] > LEAST_NATS]
+    return {
+        "claim": f"of {len(apart)} peers in cells, those that lost less than {OURS} (aim: none)",
+        "aim": None,
+        "least": float(len(more)) if apart else None,
+        "pass": not more if apart else None,
+        "cells": len(apart),
+        "cell": f"{max(more)[1]}, by {max(more)[0]:.2f} nats" if more else None,
+    }
 
 
 def claim_lines(found: Iterable[Values]) -> list[str]:

@@ -185,7 +185,8 @@ def _decoder_table(values: dict[str, Any], part: str) -> Table:
     cells = values["cells"]
     if part == "":
         columns = ("claim", "aim", "least", "holds", "where it is least", "figures")
-        return Table(columns, [_claim_row(c) for c in values["claims"]], _circumstances(values))
+        measured = [claim for claim in values["claims"] if claim["least"] is not None]
+        return Table(columns, [_claim_row(c) for c in measured], _circumstances(values))
     plain = [cell for cell in cells if cell["extra"] == "none"]
     if part == "extras":
         chosen = [cell for cell in cells if cell["extra"] != "none"]
@@ -204,8 +205,6 @@ def _decoder_table(values: dict[str, Any], part: str) -> Table:
 
 
 def _claim_row(claim: dict[str, Any]) -> tuple[str, ...]:
-    if claim["least"] is None:
-        return (claim["claim"], "", "not measured", "", "", "0")
     aim = "" if claim["aim"] is None else f"{claim['aim']:g}"
     holds = {True: "yes", False: "no", None: ""}[claim["pass"]]
     least = f"{claim['least']:.2f}"

@@ -245,6 +245,7 @@ double CtcPrefixBeamSearch::FloorWithBestToken(Span<const float> row, float max)
     const double mass = token == beam_.last[i] ? beam_.blank[i] : beam_.total[i];
     masses_.push_back(Numbers::Times(Numbers::Times(mass, weight), gain));
   }
+  if (masses_.empty()) return Numbers::kZero;
   const double cut = Cut<Numbers>(*std::max_element(masses_.begin(), masses_.end()));
   if (masses_.size() < beam_size_) return cut;
   const auto least = masses_.begin() + static_cast<std::ptrdiff_t>(beam_size_ - 1);

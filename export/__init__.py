@@ -4,11 +4,14 @@ from .bundle import Provenance, export_bundle
 from .checkpoint import export_checkpoint
 from .errors import ExportRefused
 from .onnx_export import EXPORTERS, Exporter
+from .precision import PRECISIONS, Precision
 
 __all__ = [
     "EXPORTERS",
+    "PRECISIONS",
     "ExportRefused",
     "Exporter",
+    "Precision",
     "Provenance",
     "export_bundle",
     "export_checkpoint",

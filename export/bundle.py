@@ -31,9 +31,10 @@ from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.options import DecodingOptions, Vocabulary, trained_modes
 from voxformer.runtime.torch_engine import TorchEngine
 
+from .convert import Judge, convert
 from .errors import ExportRefused
 from .onnx_export import OPSET, Exporter, export_graphs
-from .parity import check_numbers, check_wer
+from .precision import PRECISIONS, Precision
 
 GATE_UTTERANCES = 200
 """Utterances of a manifest that the gate recognises, spread evenly over it."""
@@ -70,6 +71,8 @@ def export_bundle(
     out: str | Path,
     manifest: str | Path | None = None,
     *,
+    precision: Precision = "fp32",
+    force: bool = False,
     max_tokens_per_second: float | None = None,
     provenance: Provenance | None = None,
     exporter: Exporter = "dynamo",
@@ -83,6 +86,10 @@ def export_bundle(
         config: of the run; its `decoding` section becomes the bundle's defaults.
         out: the directory; an earlier bundle there is replaced, anything else is left alone.
         manifest: speech for the gate's comparison of error rates, and the WER in bundle.json.
+        precision: of weights and arithmetic: `fp32`, `fp16` (with fp32 islands) or `int8`
+            (calibrated on the manifest).
+        force: write what the gate refuses, with its failure in bundle.json, of which the runtime
+            warns.
         max_tokens_per_second: measured on the training data; the config's own value goes first.
         provenance: of the weights.
         exporter: see `export_graphs`.
@@ -95,6 +102,10 @@ def export_bundle(
         ExportRefused: the graphs are not the model, or `out` is something else.
         DataError: the manifest cannot be used.
     """
+    if precision not in PRECISIONS:
+        raise ExportRefused(f"no precision {precision!r}; there is {', '.join(PRECISIONS)}")
+    if precision == "int8" and manifest is None:
+        raise ExportRefused("int8 is calibrated on real speech; name some with --manifest")
     out = Path(out)
     vocabulary = Vocabulary.from_tokens(tokens)
     if len(tokens) != config.model.vocab_size + 2:
@@ -112,17 +123,21 @@ def export_bundle(
         say(f"tracing {', '.join(GRAPH_NAMES)} ({exporter})")
         export_graphs(model, folder, _graph_metadata(config, provenance), exporter)
         say("comparing the graphs with the model")
-        reference = TorchEngine(model)
+        judge = Judge(TorchEngine(model), vocabulary, options, modes, utterances)
         exported = OnnxEngine(folder, config.model.sample_rate, FRAME_SHIFT_S)
-        parity = check_numbers(reference, exported)
-        wer: dict[str, Any] | None = None
-        if utterances:
-            say(f"comparing error rates on {len(utterances)} utterances")
-            evaluation, rates = check_wer(
-                reference, exported, vocabulary, utterances, options, modes
-            )
-            parity["wer"] = rates
-            wer = _wer_of(evaluation, manifest)
+        verdict = judge.verdict(exported, "fp32")
+        if verdict.failure is None and precision != "fp32":
+            verdict = convert(folder, judge, precision, say)
+        parity = verdict.parity
+        if verdict.failure is not None:
+            if not force:
+                raise ExportRefused(
+                    f"{verdict.failure}; the {precision} export is wrong, nothing was written "
+                    "(--force writes it all the same)"
+                )
+            parity["failure"] = verdict.failure
+            say(f"WRONG, written because of --force: {verdict.failure}")
+        wer = None if verdict.evaluation is None else _wer_of(verdict.evaluation, manifest)
         _write(folder / TOKENS_NAME, "".join(f"{token}\n" for token in tokens))
         values = {
             "format": FORMAT,
@@ -136,7 +151,7 @@ def export_bundle(
             },
             "decoding": options.to_json(),
             "modes": list(modes),
-            "precision": "fp32",
+            "precision": precision,
             "opset": OPSET,
             "files": {
                 name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}

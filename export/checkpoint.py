@@ -9,6 +9,7 @@ from voxformer.training.checkpoint import load_model_checkpoint
 
 from .bundle import Provenance, export_bundle
 from .onnx_export import Exporter
+from .precision import Precision
 
 BUNDLES = "bundles"
 
@@ -18,6 +19,8 @@ def export_checkpoint(
     out: str | Path | None = None,
     manifest: str | Path | None = None,
     *,
+    precision: Precision = "fp32",
+    force: bool = False,
     exporter: Exporter = "dynamo",
     say: Callable[[str], None] = lambda message: None,
 ) -> Path:
@@ -25,8 +28,10 @@ def export_checkpoint(
 
     Args:
         checkpoint: a file that training wrote; the averaged weights are taken where it has them.
-        out: the bundle's directory; default `bundles/<name of the run>`.
+        out: the bundle's directory; default `bundles/<name of the run>`, with `-fp16` or `-int8`.
         manifest: speech for the gate; default the run's `data.valid_manifest`, if it has one.
+        precision: see `export_bundle`.
+        force: see `export_bundle`.
         exporter: see `export_graphs`.
         say: called with a line for each step.
 
@@ -41,12 +46,17 @@ def export_checkpoint(
         manifest = loaded.config.data.valid_manifest
     if manifest is None:
         say("no manifest and no data.valid_manifest: error rates are not compared")
+    if out is None:
+        suffix = "" if precision == "fp32" else f"-{precision}"
+        out = Path(BUNDLES) / f"{checkpoint.resolve().parent.name}{suffix}"
     return export_bundle(
         loaded.model,
         loaded.tokens,
         loaded.config,
-        Path(BUNDLES) / checkpoint.resolve().parent.name if out is None else out,
+        out,
         manifest,
+        precision=precision,
+        force=force,
         max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
         provenance=Provenance.from_metadata(checkpoint, loaded.metadata),
         exporter=exporter,

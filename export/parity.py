@@ -6,7 +6,7 @@ step by step; if there is speech, what counts is compared as well: the word erro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,12 @@ from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.torch_engine import TorchEngine
 
 from .errors import ExportRefused
-
-TOLERANCE = 1e-3
-"""Largest difference of a log-prob, in nats, for fp32."""
-
-WER_TOLERANCE = 0.001
-"""Largest difference of WER (a fraction: 0.1 points), unless it is one word."""
+from .precision import LIMITS, Limits
 
 WER_MODES: tuple[Mode, ...] = ("ctc_greedy", "rescoring")
+
+OUTPUTS = ("log_probs", "token_log_probs", "step_log_probs")
+"""What is compared: of encoder.onnx, decoder.onnx and decoder_step.onnx."""
 
 STEPS = 6
 
@@ -56,57 +54,111 @@ def cases(sample_rate: int) -> list[Case]:
     ]
 
 
-def check_numbers(reference: TorchEngine, exported: OnnxEngine, seed: int = 1) -> dict[str, Any]:
-    """Compare both engines on every case.
+@dataclass(frozen=True)
+class Numbers:
+    """How far the exported graphs are from the model.
+
+    Attributes:
+        differences: by case and output, in nats; infinite where a graph could not be compared.
+        failure: what is wrong with the first case that is out of its limits, or None.
+        failed: that case and output.
+    """
+
+    differences: Mapping[str, Mapping[str, float]]
+    failure: str | None = None
+    failed: tuple[Case, str] | None = None
+
+    def to_json(self, limits: Limits, sample_rate: int) -> dict[str, Any]:
+        """For bundle.json: limits, every case with its lengths, the largest difference of each."""
+        lengths = {case.name: list(case.lengths) for case in cases(sample_rate)}
+        worst = {
+            output: max((found.get(output, 0.0) for found in self.differences.values()), default=0)
+            for output in OUTPUTS
+        }
+        return {
+            "tolerance": limits.difference,
+            "least_probability": limits.least_probability,
+            "cases": {
+                name: {"samples": lengths[name], **found}
+                for name, found in self.differences.items()
+            },
+            "max_abs_difference": worst,
+        }
+
+
+def compare_numbers(
+    reference: TorchEngine, exported: OnnxEngine, limits: Limits = LIMITS["fp32"], seed: int = 1
+) -> Numbers:
+    """Compare both engines on every case, up to the first that is out of its limits.
 
     Args:
         reference: the trained model.
         exported: its graphs.
+        limits: of their precision.
         seed: of the waveforms and hypotheses.
-
-    Returns:
-        For bundle.json: the tolerance, the cases, the largest difference of each output.
-
-    Raises:
-        ExportRefused: a length differs, or a log-prob differs by more than `TOLERANCE`.
     """
-    worst = dict.fromkeys(("log_probs", "token_log_probs", "step_log_probs"), 0.0)
-    tried = cases(reference.sample_rate)
-    for number, case in enumerate(tried):
-        random = np.random.default_rng([seed, number])
-        waveforms = _waveforms(case, reference.sample_rate, random)
-        lengths = np.array(case.lengths, dtype=np.int64)
-        expected = encode(reference, waveforms, lengths)
+    differences: dict[str, dict[str, float]] = {}
+    for number, case in enumerate(cases(reference.sample_rate)):
         try:
-            found = encode(exported, waveforms, lengths)
-            if not np.array_equal(expected.lengths, found.lengths):
-                raise ExportRefused(
-                    f"case {case.name!r}: encoder lengths are {found.lengths.tolist()}, "
-                    f"the model's {expected.lengths.tolist()}"
-                )
-            differences = {
-                "log_probs": _difference(expected.log_probs, found.log_probs),
-                **_decoder_differences(reference, exported, expected, found, case, random),
-            }
-        except ExportRefused:
-            raise
+            found = case_differences(reference, exported, case, number, limits, seed)
+        except ExportRefused as error:
+            return Numbers(differences, f"case {case.name!r}: {error}", (case, OUTPUTS[0]))
         except Exception as error:
             # A constant where an axis should be shows as an error of ONNX Runtime's own kind.
             reason = str(error).strip().splitlines()[0]
-            raise ExportRefused(f"case {case.name!r}: the graphs cannot run: {reason}") from error
-        for output, difference in differences.items():
+            failure = f"case {case.name!r}: the graphs cannot run: {reason}"
+            return Numbers(differences, failure, None)
+        differences[case.name] = found
+        for output, difference in found.items():
             # NaN is a difference, too.
-            if not difference <= TOLERANCE:
-                raise ExportRefused(
+            if not difference <= limits.difference:
+                failure = (
                     f"case {case.name!r}: {output} differ from the model's by {difference:.2g}, "
-                    f"at most {TOLERANCE:g} is allowed; the export is wrong, nothing was written"
+                    f"at most {limits.difference:g} is allowed"
                 )
-            worst[output] = max(worst[output], difference)
-    return {
-        "tolerance": TOLERANCE,
-        "cases": {case.name: list(case.lengths) for case in tried},
-        "max_abs_difference": worst,
-    }
+                return Numbers(differences, failure, (case, output))
+    return Numbers(differences)
+
+
+def case_differences(
+    reference: Engine,
+    exported: Engine,
+    case: Case,
+    number: int,
+    limits: Limits,
+    seed: int = 1,
+) -> dict[str, float]:
+    """The largest difference of each output in one case.
+
+    Raises:
+        ExportRefused: lengths or shapes differ.
+    """
+    random = np.random.default_rng([seed, number])
+    waveforms = _waveforms(case, reference.sample_rate, random)
+    lengths = np.array(case.lengths, dtype=np.int64)
+    expected = encode(reference, waveforms, lengths)
+    found = encode(exported, waveforms, lengths)
+    if not np.array_equal(expected.lengths, found.lengths):
+        raise ExportRefused(
+            f"encoder lengths are {found.lengths.tolist()}, the model's {expected.lengths.tolist()}"
+        )
+    decoders = _decoder_outputs(reference, exported, expected, found, case, random)
+    outputs = {"log_probs": (expected.log_probs, found.log_probs), **decoders}
+    return {name: _difference(*both, limits) for name, both in outputs.items()}
+
+
+def check_numbers(
+    reference: TorchEngine, exported: OnnxEngine, limits: Limits = LIMITS["fp32"]
+) -> dict[str, Any]:
+    """`compare_numbers`, for bundle.json.
+
+    Raises:
+        ExportRefused: a case is out of its limits.
+    """
+    numbers = compare_numbers(reference, exported, limits)
+    if numbers.failure is not None:
+        raise ExportRefused(f"{numbers.failure}; the export is wrong, nothing was written")
+    return numbers.to_json(limits, reference.sample_rate)
 
 
 def check_wer(
@@ -116,42 +168,42 @@ def check_wer(
     utterances: Sequence[Utterance],
     options: DecodingOptions,
     trained: Sequence[Mode],
-) -> tuple[Evaluation, dict[str, Any]]:
+    limits: Limits = LIMITS["fp32"],
+) -> tuple[Evaluation, dict[str, Any], str | None]:
     """Compare word error rates on speech, in `WER_MODES` as far as they are trained.
 
     Returns:
-        The exported graphs' evaluation, and both error rates of each mode for bundle.json.
-
-    Raises:
-        ExportRefused: they differ by more than `WER_TOLERANCE` and by more than one word.
+        The exported graphs' evaluation, both error rates of each mode for bundle.json, and what is
+        wrong: a mode whose rates differ by more than the limit and by more than one word.
     """
     modes = [mode for mode in WER_MODES if mode in trained]
     expected = evaluate(reference, vocabulary, utterances, modes, options)
     found = evaluate(exported, vocabulary, utterances, modes, options)
     rates: dict[str, Any] = {}
+    failure = None
     for mode in modes:
         left, right = expected.modes[mode], found.modes[mode]
-        apart = abs(left.wer - right.wer) > WER_TOLERANCE
+        apart = abs(left.wer - right.wer) > limits.wer
         if apart and abs(left.words.errors - right.words.errors) > 1:
-            raise ExportRefused(
+            failure = (
                 f"{mode}: WER of the exported graphs is {right.wer:.2%}, the model's "
-                f"{left.wer:.2%} on {len(utterances)} utterances; nothing was written"
+                f"{left.wer:.2%} on {len(utterances)} utterances"
             )
         rates[mode] = {"torch": left.wer, "onnxruntime": right.wer}
-    return found, rates
+    return found, rates, failure
 
 
-def _decoder_differences(
-    reference: TorchEngine,
-    exported: OnnxEngine,
+def _decoder_outputs(
+    reference: Engine,
+    exported: Engine,
     expected: Encoded,
     found: Encoded,
     case: Case,
     random: np.random.Generator,
-) -> dict[str, float]:
+) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Rescoring in one pass and autoregressive steps, each engine on its own encoder output."""
     batch = len(case.lengths)
-    pieces = reference.model.config.vocab_size
+    pieces = expected.log_probs.shape[2] - 1
     tokens = random.integers(1, pieces + 1, size=(batch, case.n_best, case.tokens))
     token_lengths = random.integers(0, case.tokens + 1, size=(batch, case.n_best))
     token_lengths[0, 0] = case.tokens
@@ -164,14 +216,14 @@ def _decoder_differences(
     # Rows change places within an utterance only, as in a search.
     parents = parents[np.argsort(utterances[parents], kind="stable")]
     fed = random.integers(1, pieces + 1, size=(STEPS, 2 * batch))
-    fed[0] = reference.model.sos_eos_id
+    fed[0] = pieces + 1  # <sos/eos>
     stepped = [
         _steps(engine, encoded, utterances, parents, fed)
         for engine, encoded in ((reference, expected), (exported, found))
     ]
     return {
-        "token_log_probs": _difference(*scores),
-        "step_log_probs": _difference(*stepped),
+        "token_log_probs": (scores[0], scores[1]),
+        "step_log_probs": (stepped[0], stepped[1]),
     }
 
 
@@ -182,10 +234,15 @@ def _steps(
     return np.stack([session.step(utterances, parents, tokens) for tokens in fed])
 
 
-def _difference(expected: FloatArray, found: FloatArray) -> float:
+def _difference(expected: FloatArray, found: FloatArray, limits: Limits) -> float:
+    """The largest, of what is likely enough for one of them; NaN where one is."""
     if expected.shape != found.shape:
         raise ExportRefused(f"an output has shape {found.shape}, the model's has {expected.shape}")
-    return float(np.abs(expected - found).max(initial=0.0))
+    differences = np.abs(expected - found)
+    if limits.least_probability > 0.0:
+        least = np.log(limits.least_probability)
+        differences[(expected < least) & (found < least)] = 0.0
+    return float(differences.max(initial=0.0))
 
 
 def _waveforms(case: Case, sample_rate: int, random: np.random.Generator) -> FloatArray:

@@ -199,6 +199,19 @@ void ImpossibleFramesGiveOneEmptyHypothesis() {
   CHECK(found[0][0].timesteps.empty() && found[0][0].confidence == 0.0);
 }
 
+// Found by fuzzing: no prefix was left to take the bound of.
+void ThresholdsBearAFrameThatNoPrefixSurvives() {
+  constexpr std::size_t kVocab = 12;
+  std::vector<float> values(3 * kVocab, std::log(1.0F / kVocab));
+  std::fill_n(values.begin() + kVocab, kVocab, -std::numeric_limits<float>::infinity());
+  CtcBeamOptions options = Beam(4, 4);
+  options.beam_threshold = 5.0;
+  options.token_min_log_prob = -9.0;
+  CtcPrefixBeamSearch search(options);
+  const std::vector<Hypothesis> found = SearchAll(&search, {values.data(), 3, kVocab});
+  CHECK(found.size() == 1 && found[0].token_ids.empty() && found[0].score == kLogZero);
+}
+
 void AlignmentPeaksWhereTokensAreMostProbable() {
   const float low = -9.0F;
   const std::vector<float> values = {
@@ -246,6 +259,7 @@ int main() {
   voxformer::ThreadsMayShareHotwords();
   voxformer::ErrorsNameUtteranceAndFrameAndCrossThreads();
   voxformer::ImpossibleFramesGiveOneEmptyHypothesis();
+  voxformer::ThresholdsBearAFrameThatNoPrefixSurvives();
   voxformer::AlignmentPeaksWhereTokensAreMostProbable();
   voxformer::RescoringFollowsTheFormula();
   return 0;

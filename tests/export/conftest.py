@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import onnx
 import pytest
+import soundfile
 
 from voxformer.config import RunConfig
+from voxformer.data import Utterance, write_manifest
 from voxformer.export import bundle
 from voxformer.export.onnx_export import export_graphs
 
@@ -39,3 +42,18 @@ def exports(graphs, monkeypatch):
 
     monkeypatch.setattr(bundle, "export_graphs", copy_graphs)
     return edits
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory):
+    """A manifest of noise, with texts that the random model does not know."""
+    folder = tmp_path_factory.mktemp("speech")
+    random = np.random.default_rng(5)
+    utterances = []
+    for index in range(6):
+        path = folder / f"{index}.wav"
+        samples = 8000 + 3001 * index
+        soundfile.write(path, random.normal(0, 0.1, samples).astype(np.float32), 16000)
+        utterances.append(Utterance(str(index), path, samples / 16000, "a c e g " * 25))
+    write_manifest(folder / "speech.jsonl", utterances)
+    return folder / "speech.jsonl"

@@ -13,7 +13,8 @@ import torch
 
 from voxformer.export import ExportRefused, Provenance, bundle, export_bundle
 from voxformer.export.onnx_export import TRACED_ROWS, export_graph, graphs_of
-from voxformer.export.parity import TOLERANCE, check_numbers
+from voxformer.export.parity import check_numbers
+from voxformer.export.precision import LIMITS
 from voxformer.runtime import read_bundle
 from voxformer.runtime.bundle import sha256_of
 from voxformer.runtime.onnx_engine import OnnxEngine
@@ -49,7 +50,7 @@ def test_bundle_says_what_is_in_it_and_where_it_comes_from(model, vocabulary, co
     assert values["provenance"]["step"] == 1200
     assert values["provenance"]["versions"]["onnx"] == onnx.__version__
     assert values["wer"] is None
-    assert values["parity"]["max_abs_difference"]["log_probs"] <= TOLERANCE
+    assert values["parity"]["max_abs_difference"]["log_probs"] <= LIMITS["fp32"].difference
     assert read_bundle(out).vocabulary == vocabulary
     assert said
 
@@ -136,4 +137,4 @@ def test_dynamo_graphs_are_the_model(model, vocabulary, config, tmp_path):
     out = export_bundle(model, vocabulary.tokens, config, tmp_path / "out", exporter="dynamo")
     read = read_bundle(out)
     report = check_numbers(TorchEngine(model), OnnxEngine.from_bundle(read))
-    assert max(report["max_abs_difference"].values()) <= TOLERANCE
+    assert max(report["max_abs_difference"].values()) <= LIMITS["fp32"].difference

@@ -9,13 +9,12 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-import soundfile
 import torch
 from onnx import helper, numpy_helper
 
-from voxformer.data import Utterance, write_manifest
 from voxformer.evaluation import ErrorCounts
 from voxformer.export import ExportRefused, export_bundle, parity
+from voxformer.export.precision import LIMITS
 from voxformer.model.masks import MASKED
 from voxformer.runtime import encode, pad_batch
 from voxformer.runtime.onnx_engine import OnnxEngine
@@ -156,24 +155,10 @@ def test_gate_holds_more_than_the_traced_shape(graphs, model, tmp_path):
     batch = pad_batch([waveform])
     broken, whole = OnnxEngine(tmp_path, 16000, 0.04), TorchEngine(model)
     even = encode(whole, *batch).log_probs - encode(broken, *batch).log_probs
-    assert np.abs(even).max() < parity.TOLERANCE
+    assert np.abs(even).max() < LIMITS["fp32"].difference
     lengths = {len(case.lengths) for case in parity.cases(16000)}
     assert 1 in lengths
     assert max(lengths) >= 3
-
-
-@pytest.fixture
-def speech(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("speech")
-    random = np.random.default_rng(5)
-    utterances = []
-    for index in range(6):
-        path = folder / f"{index}.wav"
-        samples = 8000 + 3001 * index
-        soundfile.write(path, random.normal(0, 0.1, samples).astype(np.float32), 16000)
-        utterances.append(Utterance(str(index), path, samples / 16000, "a c e g " * 25))
-    write_manifest(folder / "speech.jsonl", utterances)
-    return folder / "speech.jsonl"
 
 
 def test_wer_is_compared_and_recorded(exports, model, vocabulary, config, speech, tmp_path):

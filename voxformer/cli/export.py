@@ -20,7 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="speech on which the bundle must reach the model's WER (default: the run's "
         "data.valid_manifest)",
     )
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of weights and arithmetic; int8 is calibrated on the manifest (default: fp32)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write a bundle that the gate refuses; whoever loads it is warned",
+    )
     parser.add_argument("--trt", action="store_true", help="build TensorRT engines as well")
     parser.add_argument("--target", choices=("rtx4090", "h100", "local"), help="of --trt")
     parser.add_argument(
@@ -35,12 +45,18 @@ def run(args: argparse.Namespace) -> int:
     """Export and say where the bundle is."""
     if args.trt or args.target:
         raise ExportUsageError("TensorRT engines are not built by this version; leave out --trt")
-    if args.precision != "fp32":
-        raise ExportUsageError(f"--precision {args.precision} is not in this version; use fp32")
     from voxformer.evaluation.models import newest_checkpoint
     from voxformer.export import export_checkpoint
 
     checkpoint = args.checkpoint or newest_checkpoint()
-    out = export_checkpoint(checkpoint, args.out, args.manifest, exporter=args.exporter, say=print)
+    out = export_checkpoint(
+        checkpoint,
+        args.out,
+        args.manifest,
+        precision=args.precision,
+        force=args.force,
+        exporter=args.exporter,
+        say=print,
+    )
     print(f"wrote {out}")
     return 0

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _core
 from .hypothesis import Hypothesis, from_raw
 from .options import AttentionOptions
-from .vocabulary import load_tokens
+from .vocabulary import load_tokens, with_spaces
 
 IdArray: TypeAlias = npt.NDArray[np.int64]
 StepFunction: TypeAlias = Callable[[IdArray, IdArray, IdArray, int], npt.ArrayLike]
@@ -86,8 +86,8 @@ class AttentionBeamSearch:
         Args:
             tokens: the vocabulary by token id, the path of a `tokens.txt`, or None for ids only.
         """
-        vocabulary = load_tokens(tokens)
-        return [from_raw(raw, vocabulary) for raw in self._search.finish()]
+        pieces = with_spaces(load_tokens(tokens))
+        return [from_raw(raw, pieces) for raw in self._search.finish()]
 
 
 def attention_decode(

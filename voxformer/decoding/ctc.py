@@ -14,7 +14,7 @@ from .arrays import as_log_probs, check_batch, check_lengths, check_token_ids, c
 from .hypothesis import Hypothesis, from_raw
 from .language_model import NgramLanguageModel
 from .options import BeamOptions, FusionOptions, RescoringOptions
-from .vocabulary import WORD_START, load_tokens
+from .vocabulary import WORD_START, load_tokens, with_spaces
 
 
 class CtcBeamDecoder:
@@ -54,6 +54,7 @@ class CtcBeamDecoder:
         fusion: FusionOptions | None = None,
     ) -> None:
         self.tokens = load_tokens(tokens)
+        self._pieces = with_spaces(self.tokens)
         self.options = options if options is not None else BeamOptions()
         if num_threads is None:
             num_threads = available_cores()
@@ -92,7 +93,7 @@ class CtcBeamDecoder:
         results = _core.decode(
             batch, frames, self._core_options, self.num_threads, self._core_fusion
         )
-        return [[from_raw(raw, self.tokens) for raw in hypotheses] for hypotheses in results]
+        return [[from_raw(raw, self._pieces) for raw in hypotheses] for hypotheses in results]
 
     def decode_top_k(
         self,
@@ -134,7 +135,7 @@ class CtcBeamDecoder:
             self.num_threads,
             self._core_fusion,
         )
-        return [[from_raw(raw, self.tokens) for raw in hypotheses] for hypotheses in results]
+        return [[from_raw(raw, self._pieces) for raw in hypotheses] for hypotheses in results]
 
     def stream(self) -> CtcStream:
         """A search of one utterance whose log-probs come in chunks, set up as this decoder is."""
@@ -247,6 +248,7 @@ class CtcStream:
 
     def __init__(self, decoder: CtcBeamDecoder) -> None:
         self.tokens = decoder.tokens
+        self._pieces = decoder._pieces
         self.options = decoder.options
         self.finished = False
         self._stream = _core.CtcStream(decoder._core_options, decoder._core_fusion)
@@ -270,7 +272,7 @@ class CtcStream:
 
     def partial(self) -> list[Hypothesis]:
         """The n-best hypotheses of the frames so far, best first."""
-        return [from_raw(raw, self.tokens) for raw in self._stream.partial()]
+        return [from_raw(raw, self._pieces) for raw in self._stream.partial()]
 
     def finish(self) -> list[Hypothesis]:
         """The same as `partial`; no more frames may follow."""

@@ -14,6 +14,11 @@ def text_of(token_ids: Iterable[int], tokens: Sequence[str]) -> str:
     return "".join(map(tokens.__getitem__, token_ids)).replace(WORD_START, " ").strip()
 
 
+def with_spaces(tokens: Sequence[str] | None) -> list[str] | None:
+    """The tokens with a space for `▁`: joined and stripped they are `text_of` their ids."""
+    return None if tokens is None else [token.replace(WORD_START, " ") for token in tokens]
+
+
 def load_tokens(tokens: Sequence[str] | str | os.PathLike[str] | None) -> list[str] | None:
     """The vocabulary as a list that is indexed by token id.
 

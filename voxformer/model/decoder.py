@@ -85,7 +85,7 @@ class CrossAttention(nn.Module):
         heads, head_dim = self.num_heads, width // self.num_heads
         query = self.query(self.norm(x)).view(rows, heads, 1, head_dim)
         key_weight = self.key.weight.view(1, heads, head_dim, width)
-        absorbed = torch.matmul(query, key_weight).squeeze(2)  # (R, H, width)
+        absorbed = torch.matmul(query, key_weight)[:, :, 0]  # (R, H, width)
         scores = torch.matmul(absorbed, encoder_out.transpose(1, 2)) * head_dim**-0.5 + bias
         context = torch.matmul(scores.float().softmax(-1).to(x.dtype), encoder_out)  # (R, H, width)
         value_weight = self.value.weight.view(1, heads, head_dim, width).transpose(2, 3)
@@ -190,7 +190,7 @@ class AttentionDecoder(nn.Module):
         """
         x = (self.embedding(tokens) * self.scale).unsqueeze(1)
         mask = length_mask(encoder_lengths, memory.size(1))
-        bias = attention_bias(mask, x.dtype).squeeze(1)  # (R, 1, T)
+        bias = attention_bias(mask, x.dtype)[:, 0]  # (R, 1, T)
         position = cache.size(4)
         cosine, sine = rotary_tables(1, self.head_dim, x.device, x.dtype, start=position)
         grown = []
@@ -202,7 +202,7 @@ class AttentionDecoder(nn.Module):
             x = x + layer.cross_attention.step(x, memory, bias)
             x = x + layer.feed_forward(x)
             grown.append(torch.stack([key, value]))
-        return self._logits(x).squeeze(1), torch.stack(grown)
+        return self._logits(x)[:, 0], torch.stack(grown)
 
     def empty_cache(self, rows: int) -> Tensor:
         """The cache before the first step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ TOKENS_NAME = "tokens.txt"
 GRAPH_NAMES = ("encoder.onnx", "decoder.onnx", "decoder_step.onnx")
 
 _CHUNK = 1 << 20
+
+
+class BundleWarning(UserWarning):
+    """A bundle is known not to be the model that it was made from."""
 
 
 class BundleError(ValueError):
@@ -35,7 +40,7 @@ class Bundle:
         vocabulary: tokens and special ids.
         decoding: default options of the searches.
         modes: decoding modes whose parts are trained.
-        precision: of weights and arithmetic: `fp32`.
+        precision: of weights and arithmetic: `fp32`, `fp16` or `int8`.
         values: all of bundle.json: provenance, parity, WER, …
     """
 
@@ -56,6 +61,8 @@ class Bundle:
 def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
     """Read bundle.json and check every file against its digest.
 
+    Warns of a bundle that was written although it is not the model (`export --force`).
+
     Args:
         path: the bundle's directory.
         verify: False trusts the files (a digest takes about a second per 500 MB).
@@ -72,6 +79,8 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
                 raise BundleError(f"{path / MANIFEST_NAME}: lists no {name}; export it again")
         for name, entry in files.items():
             _check_file(path, name, entry["sha256"], verify)
+        if failure := values.get("parity", {}).get("failure"):
+            warnings.warn(f"{path}: written with --force: {failure}", BundleWarning, stacklevel=2)
         special = values["vocabulary"]
         vocabulary = Vocabulary(
             tuple(_read_tokens(path / TOKENS_NAME)), special["blank_id"], special["sos_eos_id"]
