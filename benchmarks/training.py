@@ -230,9 +230,10 @@ def _config(args: argparse.Namespace, folder: Path) -> RunConfig:
         "mirror.url=",
     ]
     config, _ = load_config(args.config[0], overrides)
-    if config.data.train_manifest is None:
+    paths = [named.path for named in config.data.training_sets]
+    if not paths:
         raise ConfigError("name a training set: --set data.train_manifest=FILE")
-    utterances = read_manifest(config.data.train_manifest)
+    utterances = read_manifest(paths)
     if config.data.tokenizer is None and config.stage is not Stage.PRETRAIN:
         tokenizer = folder / "tokenizer"
         texts = [u.text for u in utterances]
@@ -358,7 +359,7 @@ def _memory(config: RunConfig) -> dict[str, Any]:
     """Bytes that a step on the longest utterances keeps, in fp32 and in bf16."""
     named = config.data.tokenizer
     tokenizer = Tokenizer.load(named) if named is not None else None
-    utterances = read_manifest(config.data.train_manifest or "")
+    utterances = read_manifest([named.path for named in config.data.training_sets])
     device = torch.device("cpu")
     module, objective = build_objective(config, device)
     optimizer = make_optimizer(module, config.training)

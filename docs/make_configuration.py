@@ -40,6 +40,10 @@ Rules that join several keys:
 - `data.min_duration` is below `data.max_duration`.
 - `decoding.n_best` is at most `decoding.beam_size`.
 - `model.vocab_size` is the size of the tokenizer that the run uses.
+- `watch.early_stopping`, and the action `stop` for what evaluations show, need
+  `data.valid_manifest`.
+- An utterance (id and recording) is in one training set only; the sets' weights, over all
+  utterances, add up to 1 or more.
 
 Where a run begins:
 
@@ -62,7 +66,7 @@ A step is one update of the optimiser: `warmup_steps`, `save_interval`, `eval_in
 
 def render() -> str:
     """The whole page."""
-    schema = RunConfig.model_json_schema()
+    schema = _inlined(RunConfig.model_json_schema())
     parts = [INTRODUCTION, *_section(schema, schema, "")]
     return "\n".join(parts)
 
@@ -89,6 +93,27 @@ def _section(schema: dict[str, Any], section: dict[str, Any], path: str) -> Iter
         yield from _section(schema, target, name)
 
 
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with what lists and choices refer to written out, for their types."""
+    definitions = schema["$defs"]
+
+    def expand(node: Any) -> Any:
+        if isinstance(node, list):
+            return [expand(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        found = {key: expand(value) for key, value in node.items()}
+        for key in ("items", "anyOf"):
+            choices = found.get(key, [])
+            for choice in choices if isinstance(choices, list) else [choices]:
+                if "$ref" in choice:
+                    choice |= definitions[choice.pop("$ref").rsplit("/", 1)[1]]
+        return found
+
+    expanded: dict[str, Any] = expand(schema)
+    return expanded
+
+
 def _resolved(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
     reference = field.get("$ref")
     if reference is None:
@@ -102,6 +127,8 @@ def _type(field: dict[str, Any]) -> str:
         return " or ".join(_type(choice) for choice in field["anyOf"])
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
+    if "properties" in field:
+        return f"`{{{', '.join(field['properties'])}}}`"
     if field["type"] != "array":
         return str(field["type"])
     low, high = field.get("minItems", 0), field.get("maxItems")

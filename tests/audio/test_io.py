@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from voxformer.audio.io import AudioError, read_audio, resample
+from voxformer.audio.io import AudioError, read_audio, read_audio_int16, resample
 
 RATE = 16000
 
@@ -37,6 +37,30 @@ def test_reads_what_was_written(
     assert samples.shape == (RATE,)
     # Opus smears what is cut off at the ends.
     assert np.abs(samples - tone())[800:-800].max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels", "options"),
+    [
+        ("stored.flac", RATE, 1, {"subtype": "PCM_16"}),
+        ("stored.wav", RATE, 1, {"subtype": "PCM_16"}),
+        ("stereo.flac", RATE, 2, {"subtype": "PCM_16"}),
+        ("slow.flac", 8000, 1, {"subtype": "PCM_16"}),
+        ("fine.flac", RATE, 1, {"subtype": "PCM_24"}),
+        ("float.wav", RATE, 1, {"subtype": "FLOAT"}),
+        ("lossy.ogg", RATE, 1, {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)
+def test_sixteen_bits_are_those_of_the_samples_rounded(
+    tmp_path: Path, name: str, rate: int, channels: int, options: dict[str, str]
+) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, (rate // 2, channels))
+    samples[:2] = [[1.0], [-1.0]]
+    soundfile.write(tmp_path / name, samples, rate, **options)
+    exact = read_audio(tmp_path / name).astype(np.float64)
+    found = read_audio_int16(tmp_path / name)
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, np.clip(np.rint(exact * 32768), -32768, 32767))
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:

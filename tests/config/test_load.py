@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from voxformer.cli import main
-from voxformer.config import ConfigError, RunConfig, find_config, load_config
+from voxformer.config import ConfigError, RunConfig, dump_config, find_config, load_config
 from voxformer.config.load import validate_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -55,6 +55,23 @@ def faults(path: Path, content: str | bytes, *overrides: str) -> list[str]:
             "data: {train_manifest: 3}",
             "1: data.train_manifest: should be a valid string or a valid",
         ),
+        (
+            "data:\n  train_manifest:\n  - {path: a.jsonl, weight: 0}",
+            "2: data.train_manifest: a.jsonl: weight should be above 0 and at most 1000 (got",
+        ),
+        (
+            "data: {train_manifest: [a.jsonl, {path: b.jsonl, weight: yes}]}",
+            "1: data.train_manifest: b.jsonl: weight should be above 0 and at most 1000 (got",
+        ),
+        (
+            "data: {train_manifest: [{path: b.jsonl, wieght: 2}]}",
+            "1: data.train_manifest: b.jsonl: unknown key wieght; a set has path and weight (got",
+        ),
+        (
+            "data: {train_manifest: [{weight: 2}]}",
+            "1: data.train_manifest: each set should be a path, or {path: FILE, weight: W} (got",
+        ),
+        ("data: {train_manifest: []}", "1: data.train_manifest: "),
         ("training: {device: tpu}", "1: training.device: string should match"),
         ("stage: 5", "1: stage: should be 1 to 4, or pretrain, ctc, attention or hybrid (got 5)"),
         ("stage: hybird", "1: stage: should be 'pretrain', 'ctc', 'attention' or 'hybrid'"),
@@ -217,3 +234,19 @@ def test_every_field_is_described() -> None:
     described = dict(fields(RunConfig))
     assert "augment.spec_augment.time_masks" in described
     assert [name for name, text in described.items() if not (text or "").strip()] == []
+
+
+def test_training_sets_are_paths_with_weights(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for text, expected in (
+        ("a.jsonl", [("a.jsonl", 1.0)]),
+        ("[a.jsonl, b.jsonl]", [("a.jsonl", 1.0), ("b.jsonl", 1.0)]),
+        ("[a.jsonl, {path: b.jsonl, weight: 0.25}]", [("a.jsonl", 1.0), ("b.jsonl", 0.25)]),
+        ("[{path: b.jsonl}]", [("b.jsonl", 1.0)]),
+    ):
+        path.write_text(f"data: {{train_manifest: {text}}}")
+        config, _ = load_config(path)
+        assert [(s.path, s.weight) for s in config.data.training_sets] == expected
+        path.write_text(dump_config(config))
+        assert load_config(path)[0] == config
+    assert validate_config({}).data.training_sets == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,10 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
+
+SIZES = {"desktop": (1360, 900, False), "phone": (390, 844, True)}
+
+CHECKS = Path(__file__).with_name("page_checks.js").read_text(encoding="utf-8")
 
 
 class Browser:
@@ -81,6 +86,28 @@ class Browser:
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.devtools("Emulation.setEmulatedMedia", features=features)
+
+    def show_as(self, size: str, scheme: str) -> None:
+        """One of `SIZES`, in `light` or `dark`."""
+        width, height, phone = SIZES[size]
+        self.view(width, height, scheme, phone)
+
+    def check_page(self, size: str, name: str) -> None:
+        """Contrast, labels and width of what is shown, and a silent console; keeps a picture."""
+        found = self.js(CHECKS + "return faintText()")
+        assert found["seen"] > 60
+        assert not found["bad"]
+        assert not self.js(CHECKS + "return faintLines()")
+        assert not self.js(CHECKS + "return unlabelled()")
+        assert self.js("return document.documentElement.scrollWidth") <= SIZES[size][0]
+        assert not self.console()
+        if folder := os.environ.get("VOXFORMER_SCREENSHOTS"):
+            self.screenshot(Path(folder) / f"{name}.png")
+
+    def text(self, selector: str) -> str:
+        """Of the first element that fits."""
+        script = "return document.querySelector(arguments[0])?.textContent"
+        return str(self.js(script, selector))
 
     def press(self, *keys: str) -> None:
         """Keys by their WebDriver characters."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from voxformer.training.storage import write_verified
+
+from .browser import Browser
 
 
 def train_row(step: int, **values: object) -> str:
@@ -45,6 +49,21 @@ def valid_row(step: int, wer: float) -> str:
     return json.dumps(row) + "\n"
 
 
+def watch_row(step: int, name: str = "loop", severity: str = "warning") -> str:
+    row = {
+        "type": "watch",
+        "step": step,
+        "time": 1000.0 + step / 2,
+        "name": name,
+        "mode": "attention",
+        "severity": severity,
+        "action": "stop" if severity == "critical" else "warn",
+        "message": f"40% of the attention hypotheses <i>{name}</i>: decode with rescoring",
+        "ctc_weight": 0.3,
+    }
+    return json.dumps(row) + "\n"
+
+
 def write_samples(folder: Path, audio: Path | str, step: int = 100) -> None:
     sample = {
         "id": "a/1",
@@ -58,7 +77,7 @@ def write_samples(folder: Path, audio: Path | str, step: int = 100) -> None:
 def make_run(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = [train_row(step) for step in range(10, 201, 10)]
-    rows[10:10] = [valid_row(100, 1.2)]
+    rows[10:10] = [valid_row(100, 1.2), watch_row(100), watch_row(100, "critical", "critical")]
     (folder / "metrics.jsonl").write_text("".join(rows) + valid_row(200, 0.3))
     (folder / "config.yaml").write_text("stage: hybrid\ntraining:\n  num_epochs: 10\n")
     (folder / "training.log").write_text(
@@ -84,3 +103,28 @@ def run_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def rows() -> tuple[Callable[..., str], Callable[..., str]]:
     return train_row, valid_row
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def serve(browser: Browser) -> Iterator[Callable[..., str]]:
+    started = []
+
+    def start(*folders: Path) -> str:
+        command = [sys.executable, "-m", "voxformer", "dashboard", *map(str, folders)]
+        process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    yield start
+    browser.open("about:blank")  # or the page would complain of the server that goes away
+    for process in started:
+        process.terminate()
+        process.communicate(timeout=30)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from voxformer.dashboard.runs import DashboardError, Run, open_runs
+from voxformer.training.watch import stops
 
 TOKEN = "a-token-of-some-length"
 
@@ -114,6 +115,26 @@ def test_finished_run_has_no_time_left(ask: Client, run_folder: Path) -> None:
         log.write("2026-11-24 10:10:00,000 INFO done: run/latest.pt, 100 s in steps\n")
     run = ask.json("/api/training-status")["runs"][0]  # type: ignore[index]
     assert (run["state"], run["eta_s"]) == ("finished", None)
+
+
+def test_findings_are_told_newest_first_and_a_stop_by_the_watch_is_a_state(
+    ask: Client, run_folder: Path
+) -> None:
+    run = ask.json("/api/training-status")["runs"][0]  # type: ignore[index]
+    assert [(f["step"], f["name"], f["severity"]) for f in run["findings"]] == [
+        (100, "critical", "critical"),
+        (100, "loop", "warning"),
+    ]
+    assert run["findings"][0]["message"].endswith("decode with rescoring")
+    log = run_folder / "training.log"
+    message = f"WER attention 120.0%; {stops('watch.critical_action')}"
+    with log.open("a") as file:
+        file.write(f"2026-11-24 10:10:00,000 ERROR {message}\n")
+    stopped = Run(0, "run", run_folder)
+    assert stopped.status()["state"] == "stopped by its watch"
+    with log.open("a") as file:
+        file.write("2026-11-24 11:00:00,000 INFO stage hybrid on cpu: 1.0 M, 1000 steps\n")
+    assert stopped.status()["state"] == "training"
 
 
 def test_empty_folder_waits_and_each_file_may_be_absent_or_broken(tmp_path: Path) -> None:

@@ -111,6 +111,20 @@ def test_resumed_run_replaces_the_steps_that_it_goes_over_again(path: Path) -> N
     assert series["valid.ctc"] == {"x": [10, 20], "y": [9.0, 7.0]}
 
 
+def test_findings_of_a_step_stay_together_and_go_when_it_is_gone_over_again(path: Path) -> None:
+    metrics = MetricsFile(path)
+    found = [row(20, "watch", name=name) for name in ("loop", "critical")]
+    rows = [row(10), row(20), row(20, "valid"), *found, row(30), row(30, "watch", name="stale")]
+    path.write_text("".join(rows))
+    metrics.poll(60.0)
+    named = [(finding["step"], finding["name"]) for finding in metrics.findings()]
+    assert named == [(20, "loop"), (20, "critical"), (30, "stale")]
+    with path.open("a") as file:
+        file.write(row(20) + row(20, "valid") + row(20, "watch", name="blank"))
+    metrics.poll(60.0)
+    assert [finding["name"] for finding in metrics.findings()] == ["blank"]
+
+
 def test_newest_step_is_that_of_any_row_after_a_resume_too(path: Path) -> None:
     path.write_text(row(10, loss=1.0) + row(15, "valid", ctc=9.0))
     metrics = MetricsFile(path)

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .browser import CHROMEDRIVER, CHROMIUM, Browser
+from .browser import CHROMEDRIVER, CHROMIUM, SIZES, Browser
 from .conftest import make_run
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium, chromium-driver"),
 ]
-
-SIZES = {"desktop": (1360, 900, False), "phone": (390, 844, True)}
-
-CHECKS = Path(__file__).with_name("page_checks.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    found = Browser(tmp_path_factory.mktemp("profile"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def serve(browser: Browser) -> Iterator[Callable[..., str]]:
-    started = []
-
-    def start(*folders: Path) -> str:
-        command = [sys.executable, "-m", "voxformer", "dashboard", *map(str, folders)]
-        process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout is not None
-        return process.stdout.readline().strip()
-
-    yield start
-    browser.open("about:blank")  # or the page would complain of the server that goes away
-    for process in started:
-        process.terminate()
-        process.communicate(timeout=30)
 
 
 class Writer(threading.Thread):
@@ -69,10 +37,6 @@ class Writer(threading.Thread):
                     file.write(valid_row(step, 60.0 / step).encode())
 
 
-def text(browser: Browser, selector: str) -> str:
-    return str(browser.js("return document.querySelector(arguments[0])?.textContent", selector))
-
-
 def test_growing_run_is_seen_as_it_grows(
     browser: Browser,
     serve: Callable[..., str],
@@ -82,16 +46,16 @@ def test_growing_run_is_seen_as_it_grows(
     browser.view(1360, 900, "light")
     browser.open(serve(run_folder))
     browser.wait("document.querySelectorAll('.uplot canvas').length >= 7", "charts")
-    assert text(browser, "#connection") == "Live"
+    assert browser.text("#connection") == "Live"
     said = "document.querySelector('#chart-loss .plot').ariaLabel"
-    first, first_card = browser.js(f"return {said}"), text(browser, "#run-0")
+    first, first_card = browser.js(f"return {said}"), browser.text("#run-0")
     assert "step 10 to 200" in first
     writer = Writer(run_folder, rows)
     writer.start()
     try:
         browser.wait(f"!{said}.includes('to 200;')", "a newer loss")
         browser.wait("document.title.match(/2[1-9] %|[3-9]\\d %/)", "progress in the title")
-        assert text(browser, "#run-0") != first_card
+        assert browser.text("#run-0") != first_card
         browser.wait("document.querySelector('#run-0 .wers').textContent.match(/20.0 %/)", "WER")
     finally:
         writer.done.set()
@@ -99,6 +63,9 @@ def test_growing_run_is_seen_as_it_grows(
     with (run_folder / "training.log").open("a") as log:
         log.write("2026-11-24 10:10:00,000 INFO <b>saved</b>\n")
     browser.wait("document.querySelector('#log').textContent.includes('<b>saved</b>')", "the log")
+    finding = "document.querySelector('#watch li').textContent"
+    assert "critical: critical, attention" in browser.js(f"return {finding}")
+    assert "hypotheses <i>critical</i>: decode" in browser.js(f"return {finding}")
     browser.js("document.querySelector('#verify-step_100\\\\.pt').click()")
     browser.wait("document.querySelector('#checkpoints').textContent.includes('verified')", "hash")
     browser.js(
@@ -120,20 +87,11 @@ def test_growing_run_is_seen_as_it_grows(
 def test_page_is_legible_and_labelled_in_both_themes(
     browser: Browser, serve: Callable[..., str], tmp_path: Path, scheme: str, size: str
 ) -> None:
-    width, height, phone = SIZES[size]
-    browser.view(width, height, scheme, phone)
+    browser.show_as(size, scheme)
     browser.open(serve(make_run(tmp_path / "one"), make_run(tmp_path / "two")))
     browser.wait("document.querySelectorAll('.uplot canvas').length >= 7", "charts")
     browser.wait("document.querySelector('#samples audio')", "samples")
-    found = browser.js(CHECKS + "return faintText()")
-    assert found["seen"] > 60
-    assert not found["bad"]
-    assert not browser.js(CHECKS + "return faintLines()")
-    assert not browser.js(CHECKS + "return unlabelled()")
-    assert browser.js("return document.documentElement.scrollWidth") <= width
-    assert not browser.console()
-    if folder := os.environ.get("VOXFORMER_SCREENSHOTS"):
-        browser.screenshot(Path(folder) / f"{size}-{scheme}.png")
+    browser.check_page(size, f"{size}-{scheme}")
 
 
 def test_keyboard_reaches_charts_and_theme(
@@ -148,7 +106,7 @@ def test_keyboard_reaches_charts_and_theme(
     browser.wait(f"{spoken}.startsWith('Step 20:')", "a value")
     browser.js("document.querySelector('#theme').focus()")
     browser.press("\ue007", "\ue007")  # Enter
-    assert text(browser, "#theme") == "Theme: dark"
+    assert browser.text("#theme") == "Theme: dark"
     assert browser.js("return getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 24)"
     browser.press("\ue007")
     browser.js(

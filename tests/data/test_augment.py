@@ -85,6 +85,17 @@ def test_pink_noise_falls_by_3_db_an_octave() -> None:
     assert (slopes > -1).any()
 
 
+@pytest.mark.parametrize("num_samples", [1, 3, 8, 799, 16000, 16411, 100_003])
+def test_made_noise_is_of_unit_power_at_any_length(num_samples: int) -> None:
+    powers = []
+    for seed in range(max(4, 40_000 // num_samples)):
+        noise = made_noise(num_samples, derived_generator("noise", seed))
+        assert noise.dtype == np.float32
+        assert noise.shape == (num_samples,)
+        powers.append(float(np.square(noise).mean()))
+    assert np.mean(powers) == pytest.approx(1.0, abs=0.1)
+
+
 def test_noise_comes_from_the_manifest(tmp_path, write_audio) -> None:
     path = write_audio(tmp_path / "noise.wav", 0.3)
     write_manifest(tmp_path / "noise.jsonl", [Utterance("n", path, 0.3)])

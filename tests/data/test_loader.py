@@ -145,3 +145,32 @@ def test_speed_is_kept_where_faster_speech_could_not_be_aligned(
     assert int(batch.waveform_lengths[0]) == samples
     [batch] = batches_of([replace(utterance, text="one")], tokenizer, augment=fast)
     assert int(batch.waveform_lengths[0]) < samples
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_copies_of_an_utterance_are_augmented_apart_and_resume(
+    corpus, tokenizer, workers: int
+) -> None:
+    def batches(start: int = 0, num_workers: int = 0) -> list[Batch]:
+        durations = [u.duration for u in corpus]
+        sampler = BucketingSampler(durations, 4, 8.0, seed=1, weights=[2.5] * len(corpus))
+        options = {"augment": AUGMENT, "seed": 1, "num_workers": num_workers}
+        return list(iterate_batches(corpus, tokenizer, sampler, 3, start, **options))
+
+    whole = batches(num_workers=workers)
+    for start in (1, len(whole) // 2, len(whole) - 1):
+        assert_equal(batches(start), whole[start:])
+    heard: dict[str, list[tuple[int, bytes]]] = {}
+    for batch in whole:
+        for row, name in enumerate(batch.ids):
+            samples = batch.waveforms[row, : batch.waveform_lengths[row]].numpy().tobytes()
+            heard.setdefault(name, []).append((int(batch.seeds[row]), samples))
+    assert sorted({len(copies) for copies in heard.values()}) == [2, 3]
+    assert all(len(set(copies)) == len(copies) for copies in heard.values())
+    # The first copy is what an epoch without weights would hold.
+    single = {
+        name: int(s)
+        for b in batches_of(corpus, tokenizer)
+        for name, s in zip(b.ids, b.seeds, strict=True)
+    }
+    assert all(single[name] in [seed for seed, _ in copies] for name, copies in heard.items())

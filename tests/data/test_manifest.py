@@ -34,8 +34,24 @@ def test_id_text_and_speaker_may_be_missing(tmp_path: Path) -> None:
 
 def test_made_ids_and_those_of_several_manifests_become_unique(tmp_path: Path) -> None:
     one = write(tmp_path / "1.jsonl", row(), row(audio_filepath="b/1.flac"))
-    two = write(tmp_path / "2.jsonl", row(id="1"), row(id="2"))
-    assert [u.id for u in read_manifest([one, two])] == ["1", "1#2", "1#3", "2"]
+    two = write(tmp_path / "2.jsonl", row(id="1", audio_filepath="c/1.flac"), row(id="2"))
+    found = read_manifest([one, two], [1.0, 2.5])
+    assert [(u.id, u.weight) for u in found] == [("1", 1.0), ("1#2", 1.0), ("1#3", 2.5), ("2", 2.5)]
+
+
+def test_utterance_of_two_sets_is_refused_in_one_line(tmp_path: Path) -> None:
+    one = write(tmp_path / "1.jsonl", row(id="a"), row(audio_filepath="b/1.flac"))
+    for shared in (row(id="a"), row(audio_filepath="b/1.flac")):
+        two = write(tmp_path / "2.jsonl", row(id="x", audio_filepath="x.flac"), shared)
+        with pytest.raises(DataError) as caught:
+            read_manifest([one, two])
+        name = shared.get("id", "1")
+        assert str(caught.value) == (
+            f"{two}: utterance {name!r} is in {one} as well; leave it out of one, and use a set's "
+            "weight to draw its utterances more often"
+        )
+    with pytest.raises(DataError, match=r"in .*1\.jsonl as well"):
+        read_manifest([one, one])
 
 
 @given(

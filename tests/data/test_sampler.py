@@ -68,3 +68,56 @@ def test_positions_outside_the_epoch_are_refused() -> None:
             sampler.batch(0, index)
     with pytest.raises(ValueError, match="at least one"):
         BucketingSampler([], 1, None, 1)
+
+
+@given(
+    sets=st.lists(
+        st.tuples(st.integers(1, 40), st.floats(0.01, 4.0)), min_size=1, max_size=4
+    ).filter(lambda sets: sum(n * w for n, w in sets) >= 1.0),
+    epoch=st.integers(0, 5),
+    seed=st.integers(0, 5),
+)
+def test_an_epoch_draws_each_set_as_often_as_its_weight_says(
+    sets: list[tuple[int, float]], epoch: int, seed: int
+) -> None:
+    weights = [weight for count, weight in sets for _ in range(count)]
+    durations = np.random.default_rng(0).uniform(1, 9, len(weights)).tolist()
+    sampler = BucketingSampler(durations, 4, None, seed, weights=weights)
+    draws = [draw for batch in epoch_of(sampler, epoch) for draw in batch]
+    assert len(draws) == len(set(draws))
+    copies, indices = np.divmod(draws, len(weights))
+    times = np.bincount(indices, minlength=len(weights))
+    assert (times >= np.floor(weights)).all()
+    assert (times <= np.ceil(weights)).all()
+    for index in range(len(weights)):
+        assert sorted(copies[indices == index]) == list(range(times[index]))
+    assert abs(len(draws) - sum(weights)) < 1 + 1e-9
+    for weight in set(weights):
+        members = np.array(weights) == weight
+        # The sum may pass a whole number at either end of a set.
+        assert abs(times[members].sum() - weight * members.sum()) < 2 + 1e-9
+
+
+def test_weights_of_one_change_no_plan() -> None:
+    plain = BucketingSampler(DURATIONS, 16, 120.0, seed=1)
+    weighted = BucketingSampler(DURATIONS, 16, 120.0, seed=1, weights=[1.0] * len(DURATIONS))
+    assert epoch_of(plain, 3) == epoch_of(weighted, 3)
+
+
+def test_fractions_are_others_in_each_epoch_and_any_position_can_be_asked_for() -> None:
+    weights = [0.25] * 400 + [1.5] * (len(DURATIONS) - 400)
+    sampler = BucketingSampler(DURATIONS, 16, 120.0, seed=1, weights=weights)
+    times = np.zeros(len(DURATIONS))
+    for epoch in range(80):
+        draws = np.concatenate(epoch_of(sampler, epoch))
+        times += np.bincount(draws % len(DURATIONS), minlength=len(DURATIONS))
+    # A quarter of 80 draws is 20, with a standard deviation of sqrt(15).
+    assert abs(times[:400].mean() - 20) < 0.1
+    assert 20 - 6 * 15**0.5 < times[:400].min() < 20 < times[:400].max() < 20 + 6 * 15**0.5
+    assert abs(times[400:].mean() - 120) < 0.1
+    whole = epoch_of(sampler, 7)
+    fresh = BucketingSampler(DURATIONS, 16, 120.0, seed=1, weights=weights)
+    for index in (len(whole) - 1, 0, 17):
+        assert fresh.batch(7, index) == whole[index]
+    ranks = [BucketingSampler(DURATIONS, 16, 120.0, 1, r, 2, weights) for r in range(2)]
+    assert {d for r in ranks for b in epoch_of(r, 7) for d in b} == {d for b in whole for d in b}

@@ -129,10 +129,13 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(command, message, ca
 def test_a_recording_that_cannot_be_read_does_not_hold_up_the_others(utterances, capsys):
     Path("torn.wav").write_bytes(utterances[0].audio_path.read_bytes()[:1000])
     good = str(utterances[2].audio_path)
-    assert main(["transcribe", "none.wav", good, "torn.wav", "--model", "bundles/tiny"]) == 2
+    long = "a" * 300  # more than a file's name may have
+    names = ["none.wav", good, "torn.wav", long]
+    assert main(["transcribe", *names, "--model", "bundles/tiny"]) == 2
     said = capsys.readouterr()
     assert [line.split("\t")[0] for line in said.out.splitlines()] == [good]
-    missing, torn = said.err.splitlines()
+    missing, torn, unnamed = said.err.splitlines()
+    assert f"{long}: unreadable audio: File name too long" in unnamed
     assert "none.wav: no such audio file" in missing
     assert "torn.wav: truncated audio" in torn
 

@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from voxformer.config import RunConfig
 from voxformer.config.load import validate_config
 
-WORDS = ("low", "mid", "high", "rise", "fall")
-
-
-def _word(word: str, samples: int) -> np.ndarray:
-    time = np.arange(samples) / 16000
-    start, end = {
-        "low": (200, 200),
-        "mid": (500, 500),
-        "high": (1200, 1200),
-        "rise": (200, 1200),
-        "fall": (1200, 200),
-    }[word]
-    sweep = start * time + (end - start) * time**2 / (2 * time[-1])
-    return 0.2 * np.sin(2 * np.pi * sweep)
+from ..tones import write_corpus
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with train.jsonl (24 utterances) and dev.jsonl (6)."""
-    folder = tmp_path_factory.mktemp("corpus")
-    generator = np.random.default_rng(0)
-    for name, count in (("train", 24), ("dev", 6)):
-        rows = []
-        for index in range(count):
-            words = [str(w) for w in generator.choice(WORDS, int(generator.integers(1, 4)))]
-            parts = [_word(w, int(generator.integers(3500, 5000))) for w in words]
-            audio = np.concatenate(parts) + generator.normal(0, 0.01, sum(map(len, parts)))
-            path = folder / f"{name}{index}.wav"
-            soundfile.write(path, audio, 16000, subtype="PCM_16")
-            rows.append(
-                {
-                    "id": f"{name}{index}",
-                    "audio_filepath": path.name,
-                    "duration": round(len(audio) / 16000, 4),
-                    "text": " ".join(words),
-                }
-            )
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(lines)
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 ConfigMaker = Callable[..., RunConfig]

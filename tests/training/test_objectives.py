@@ -167,11 +167,11 @@ def test_input_noise_changes_what_the_decoder_reads_and_not_what_it_predicts(
 
     def remember_targets(logits, targets, **options):  # type: ignore[no-untyped-def]
         seen["targets"] = targets
-        return cross_entropy(logits, targets, **options)
+        return nll_loss(logits, targets, **options)
 
-    cross_entropy = torch.nn.functional.cross_entropy
+    nll_loss = torch.nn.functional.nll_loss
     monkeypatch.setattr(model.decoder, "forward", remember)
-    monkeypatch.setattr(torch.nn.functional, "cross_entropy", remember_targets)
+    monkeypatch.setattr(torch.nn.functional, "nll_loss", remember_targets)
     encoder_out = torch.randn(4, 9, 32)
     with torch.no_grad():
         decoder_loss_sum(model, encoder_out, torch.full((4,), 9), tokens, lengths, 0.1, 0.3)
@@ -181,6 +181,34 @@ def test_input_noise_changes_what_the_decoder_reads_and_not_what_it_predicts(
     assert 1 <= int(seen["inputs"][:, 1:].min()) <= int(seen["inputs"][:, 1:].max())
     assert int(seen["inputs"][:, 1:].max()) < model.sos_eos_id
     torch.testing.assert_close(seen["targets"].reshape(4, -1)[:, :-1], tokens)
+
+
+def test_smoothed_target_gives_the_blank_nothing(make_config) -> None:  # type: ignore[no-untyped-def]
+    model = VoxFormer(make_config("hybrid").model).eval()
+    tokens = torch.tensor([[3, 4, 3], [5, 0, 0]])
+    seen: dict[str, torch.Tensor] = {}
+    forward = model.decoder.forward
+
+    def remember(*arguments):  # type: ignore[no-untyped-def]
+        seen["logits"] = forward(*arguments)
+        seen["logits"].retain_grad()
+        return seen["logits"]
+
+    model.decoder.forward = remember
+    memory, frames = torch.randn(2, 9, 32), torch.tensor([9, 7])
+    decoder_loss_sum(model, memory, frames, tokens, torch.tensor([3, 1]), 0.1)[0].backward()
+    # The gradient of cross-entropy at the logits is the softmax less the target.
+    gradient = seen["logits"].grad
+    assert gradient is not None
+    target = seen["logits"].softmax(-1) - gradient
+    outputs = target.size(-1)
+    for row, labels in ((0, [3, 4, 3, model.sos_eos_id]), (1, [5, model.sos_eos_id])):
+        for position, label in enumerate(labels):
+            expected = torch.full((outputs,), 0.1 / (outputs - 1))
+            expected[0] = 0.0
+            expected[label] += 0.9
+            torch.testing.assert_close(target[row, position], expected, atol=1e-6, rtol=0)
+    assert not gradient[1, 2:].any()
 
 
 def test_consistency_is_zero_for_equal_views_and_counts_valid_frames_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from voxformer.config import RunConfig
+from voxformer.config.load import validate_config
 from voxformer.training.checkpoint import CheckpointError, load_checkpoint
 from voxformer.training.loop import train
 from voxformer.training.setup import RunError
@@ -47,6 +49,36 @@ def test_resumed_run_is_bit_equal(make_config, tmp_path: Path, stage: str) -> No
     interrupted.training.resume_from = str(tmp_path / "parts" / "latest.pt")
     assert train(interrupted, "parts") == 0
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_resumed_run_with_weighted_sets_is_bit_equal(
+    make_config, corpus: Path, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    lines = (corpus / "train.jsonl").read_text().splitlines(keepends=True)
+    for name, part in (("few", lines[:8]), ("many", lines[8:])):
+        rows = [json.loads(line) for line in part]
+        for row in rows:
+            row["audio_filepath"] = str(corpus / row["audio_filepath"])
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+
+    def config(run: str) -> RunConfig:
+        values = make_config("hybrid", run, num_epochs=3).model_dump(mode="json")
+        values["data"]["train_manifest"] = [
+            {"path": str(tmp_path / "few.jsonl"), "weight": 2.25},
+            {"path": str(tmp_path / "many.jsonl"), "weight": 0.5},
+        ]
+        values["data"]["memory_hours"] = 0.0
+        return validate_config(values)
+
+    assert train(config("whole"), "whole") == 0
+    interrupted = config("parts")
+    assert run_until_step(interrupted, 9) == 143
+    interrupted.training.resume_from = str(tmp_path / "parts" / "latest.pt")
+    assert train(interrupted, "parts") == 0
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    # 8 of weight 2.25 and 16 of 0.5 are 26 draws, 7 batches of 4.
+    assert load_checkpoint(tmp_path / "parts" / "latest.pt")["step"] == 21
 
 
 def run_until_step(config: RunConfig, step: int) -> int:

@@ -37,26 +37,29 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> NDArra
     Raises:
         AudioError: the file is missing, unreadable, truncated, empty or not finite.
     """
+    return _mono(Path(path), *_decoded(Path(path)), sample_rate)
+
+
+def read_audio_int16(path: str | os.PathLike[str], sample_rate: int = 16000) -> NDArray[np.int16]:
+    """`read_audio` in 16 bits, int16 [samples]; 1.0 would be 32768 and becomes 32767.
+
+    A file of 16-bit mono at that rate is given as it is stored, which saves a quarter of the time.
+
+    Raises:
+        AudioError: as `read_audio`.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: no such audio file")
-    soundfile = _import("soundfile")
-    try:
-        _refuse_truncated(path)
-        with soundfile.SoundFile(str(path)) as file:
-            source_rate: int = file.samplerate
-            # Lossy formats know their length only roughly, so only lossless ones are held to it.
-            promised = file.frames if file.format in ("FLAC", "WAV", "AIFF", "W64") else 0
-            samples = file.read(dtype="float32", always_2d=True)
-    except AudioError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(getattr(error, "error_string", error)).split())
-        raise AudioError(f"{path}: unreadable audio: {reason}") from None
-    if len(samples) < promised:
-        raise AudioError(f"{path}: truncated audio: {len(samples)} of {promised} samples")
-    if len(samples) == 0:
-        raise AudioError(f"{path}: empty audio: no samples")
+    samples, source_rate = _decoded(path, as_stored_at=sample_rate)
+    if samples.dtype == np.int16:
+        return samples[:, 0]
+    scaled = _mono(path, samples, source_rate, sample_rate) * np.float32(32768.0)
+    return np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
+
+
+def _mono(
+    path: Path, samples: NDArray[np.float32], source_rate: int, sample_rate: int
+) -> NDArray[np.float32]:
+    """Channels averaged, resampled and kept in [-1, 1]; [samples, channels] to [samples]."""
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: audio holds NaN or infinite samples")
@@ -65,6 +68,35 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> NDArra
         raise AudioError(f"{path}: empty audio: shorter than one sample at {sample_rate} Hz")
     # Lossy codecs and resampling overshoot full scale by a little.
     return np.ascontiguousarray(np.clip(mono, -1.0, 1.0), dtype=np.float32)
+
+
+def _decoded(path: Path, as_stored_at: int | None = None) -> tuple[NDArray[Any], int]:
+    """Samples [samples, channels] of a whole file, and its rate.
+
+    They are float32, or int16 where the file holds that, mono, at the rate `as_stored_at`.
+    """
+    soundfile = _import("soundfile")
+    try:
+        if not path.is_file():
+            raise AudioError(f"{path}: no such audio file")
+        _refuse_truncated(path)
+        with soundfile.SoundFile(str(path)) as file:
+            kept = (file.subtype, file.channels, file.samplerate) == ("PCM_16", 1, as_stored_at)
+            # Lossy formats know their length only roughly, so only lossless ones are held to it.
+            promised = file.frames if file.format in ("FLAC", "WAV", "AIFF", "W64") else 0
+            samples = file.read(dtype="int16" if kept else "float32", always_2d=True)
+            source_rate: int = file.samplerate
+    except AudioError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+        reason = " ".join(str(said).split())
+        raise AudioError(f"{path}: unreadable audio: {reason}") from None
+    if len(samples) < promised:
+        raise AudioError(f"{path}: truncated audio: {len(samples)} of {promised} samples")
+    if len(samples) == 0:
+        raise AudioError(f"{path}: empty audio: no samples")
+    return samples, source_rate
 
 
 def resample(

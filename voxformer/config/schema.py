@@ -178,7 +178,7 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(5.0, gt=0.0)
     """Largest global gradient norm; larger gradients are scaled down to it."""
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
-    """Share of the decoder's target spread evenly over the vocabulary."""
+    """Share of the decoder's target spread evenly over its outputs but `<blank>`."""
     decoder_input_noise: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the tokens that the decoder reads in training that are replaced by random ones
     (SwitchOut, Wang et al. 2018), so that it goes by the speech and gets over its own mistakes."""
@@ -280,11 +280,22 @@ class AugmentConfig(Section):
     """Masks on the log-mel features."""
 
 
+class TrainingSet(Section):
+    """One of several training sets."""
+
+    path: str
+    """JSONL manifest."""
+    weight: float = Field(1.0, gt=0.0, le=1000.0)
+    """How often an epoch draws each of its utterances."""
+
+
 class DataConfig(Section):
     """Where the speech is."""
 
-    train_manifest: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """JSONL manifest of the training set, or several."""
+    train_manifest: str | Annotated[list[str | TrainingSet], Field(min_length=1)] | None = None
+    """JSONL manifest of the training set, or several, each a path or `{path: FILE, weight: W}`. An
+    epoch draws an utterance W times (default 1), each time augmented anew; of a fraction, such as
+    0.25 or the half in 2.5, as many of the set as it says, others in each epoch."""
     valid_manifest: str | None = None
     """JSONL manifest that evaluations and `best.pt` use; default: no evaluation."""
     tokenizer: str | None = None
@@ -301,6 +312,32 @@ class DataConfig(Section):
     """A manifest with a larger share of unusable utterances is an error."""
     max_valid_utterances: int | None = Field(None, ge=1)
     """Evaluate on so many utterances at most, spread evenly over the manifest."""
+
+    @field_validator("train_manifest", mode="before")
+    @classmethod
+    def _sets_are_plain(cls, value: object) -> object:
+        # What a choice of types says of a wrong item would be longer and say less.
+        for item in value if isinstance(value, list) else []:
+            if isinstance(item, (str, TrainingSet)):
+                continue
+            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+                raise ValueError("each set should be a path, or {path: FILE, weight: W}")
+            unknown = set(item) - set(TrainingSet.model_fields)
+            if unknown:
+                named = min(map(str, unknown))
+                raise ValueError(f"{item['path']}: unknown key {named}; a set has path and weight")
+            weight = item.get("weight", 1.0)
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not number or not 0.0 < weight <= 1000.0:
+                raise ValueError(f"{item['path']}: weight should be above 0 and at most 1000")
+        return value
+
+    @property
+    def training_sets(self) -> list[TrainingSet]:
+        """`train_manifest` as a list, weights filled in; empty where it is not set."""
+        named = self.train_manifest
+        sets = [named] if isinstance(named, str) else named or []
+        return [TrainingSet(path=s) if isinstance(s, str) else s for s in sets]  # type: ignore[call-arg]
 
     @model_validator(mode="after")
     def _durations_fit(self) -> DataConfig:
@@ -350,15 +387,46 @@ class DecodingConfig(Section):
         return self
 
 
-class WatchConfig(Section):
-    """What the run does when validation WER stays in a bad band after warm-up."""
+Action = Literal["none", "warn", "stop"]
 
-    critical_action: Literal["warn", "stop"] = "warn"
-    """Action while WER is above 100 % (`critical`)."""
+
+class WatchConfig(Section):
+    """What the run looks for in itself, after warm-up and in each decoding mode apart, and what it
+    does then: `none`, `warn` (a log line, a row of `metrics.jsonl`, a note on the dashboard), or
+    `stop` (that, and if it lasts, save and leave with exit code 4)."""
+
+    critical_action: Action = "warn"
+    """WER above 100 %."""
+    high_action: Action = "none"
+    """WER of 50 % or more."""
+    moderate_action: Action = "none"
+    """WER of 25 % or more."""
+    good_action: Action = "none"
+    """WER of 15 % or more."""
+    loop_action: Action = "warn"
+    """Many hypotheses repeat themselves or are cut by the length cap."""
+    loop_share: Probability = 0.2
+    """Share of a mode's hypotheses that counts as many, for `loop_action`."""
+    blank_action: Action = "warn"
+    """Many hypotheses are empty or nearly so: CTC has collapsed to `<blank>`, or the decoder ends
+    at once."""
+    blank_share: Probability = 0.5
+    """Share of a mode's hypotheses that counts as many, for `blank_action`."""
+    attention_action: Action = "warn"
+    """Every head of the decoder's cross-attention rests on one place, whatever is to be written."""
+    attention_share: Probability = 0.5
+    """Share of attention within 120 ms that counts as resting there, for `attention_action`."""
+    stale_action: Action = "warn"
+    """No training loss (CTC and cross-entropy apart) fell; `stop` stops at once."""
+    stale_steps: int = Field(2000, ge=1)
+    """Steps in a window; its mean loss is compared with the best earlier window's."""
+    stale_improvement: float = Field(0.001, ge=0.0, lt=1.0)
+    """Relative fall of a loss from window to window that counts as one."""
     stop_after_evaluations: int = Field(5, ge=1)
-    """Evaluations in a row in the critical band before `stop` stops the run."""
+    """Evaluations in a row with the same finding after which `stop` stops the run."""
     early_stopping: int = Field(0, ge=0)
-    """Evaluations without a better WER that end the run as if it were complete; 0 is off."""
+    """Evaluations without a better WER (in pre-training: loss) that end the run as if it were
+    complete; needs `data.valid_manifest`; 0 is off."""
 
 
 class MirrorConfig(Section):
@@ -403,7 +471,7 @@ class RunConfig(Section):
     decoding: DecodingConfig = DecodingConfig()  # type: ignore[call-arg]
     """Search options for evaluation."""
     watch: WatchConfig = WatchConfig()  # type: ignore[call-arg]
-    """What the run does about a bad WER."""
+    """What the run looks for in itself, and what it does then."""
     mirror: MirrorConfig = MirrorConfig()  # type: ignore[call-arg]
     """Where a copy of the run is kept."""
 

@@ -29,6 +29,7 @@ class LogFile:
     def _forget(self) -> None:
         self.lines: deque[str] = deque(maxlen=SHOWN_LINES)
         self.total_steps: int | None = None
+        self._stopped = False
         self._file_id: tuple[int, int] | None = None
         self._offset = 0
         self._rest = b""
@@ -57,9 +58,17 @@ class LogFile:
         match = _OPENING.search(line)
         if match:
             self.total_steps = int(match.group(1))
+        self._stopped = (" ERROR " in line and "; the run stops (" in line) or (
+            self._stopped and not match
+        )
 
     @property
     def says_finished(self) -> bool:
         """Whether its last word is that the run is done."""
         last = self.lines[-1] if self.lines else ""
         return " INFO done: " in last or " INFO already finished" in last
+
+    @property
+    def says_stopped(self) -> bool:
+        """Whether the run's watch stopped it, and it was not resumed since."""
+        return self._stopped

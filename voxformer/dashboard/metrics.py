@@ -14,6 +14,7 @@ import threading
 import time
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ LONGEST_ROW = 1 << 20
 MOST_COLUMNS = 64
 MOST_KINDS = 8
 RECENT_ROWS = 50
+FINDINGS = "watch"
+MOST_FINDINGS = 50
 
 Series = dict[str, list[Any]]
 
@@ -87,6 +90,7 @@ class _Tables:
     """Every kind of row. A run that was resumed goes over the steps after its checkpoint again."""
 
     by_kind: dict[str, _Table] = field(default_factory=dict)
+    findings: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MOST_FINDINGS))
     bad_lines: int = 0
     newest: int = -1
 
@@ -104,13 +108,20 @@ class _Tables:
             if len(self.by_kind) >= MOST_KINDS:
                 return
             table = self.by_kind[kind] = _Table()
-        if step < self.newest or (table.steps and step == table.steps[-1]):
+        # A step may have several findings of the watch, but one row of any other kind.
+        again = kind != FINDINGS and table.steps and step == table.steps[-1]
+        if step < self.newest or again:
             for other in self.by_kind.values():
                 # An evaluation comes after the training row of its step.
                 keep_same = other is not table and kind != "train"
                 cut = bisect_right if keep_same else bisect_left
                 other.cut(cut(other.steps, step))
+            kept = step if kind == "train" else step + 1
+            while self.findings and self.findings[-1]["step"] >= kept:
+                self.findings.pop()
         table.append(step, row)
+        if kind == FINDINGS:
+            self.findings.append(row)
         self.newest = step
 
 
@@ -195,6 +206,11 @@ class MetricsFile:
         with self._lock:
             table = self._shown.by_kind.get(kind)
             return dict(finite(table.last)) if table else {}
+
+    def findings(self) -> list[dict[str, Any]]:
+        """The newest rows of the run's watch, the newest last."""
+        with self._lock:
+            return [dict(finite(row)) for row in self._shown.findings]
 
     def newest_step(self) -> int | None:
         """The step of the last row of any kind: between logged ones, that of an evaluation."""

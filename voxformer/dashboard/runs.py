@@ -96,6 +96,7 @@ class Run:
             "latest": latest,
             "valid": valid,
             "wer": _wers(valid, self.metrics.best("valid")),
+            "findings": [_finding(row) for row in reversed(self.metrics.findings())],
             "metrics": self.metrics.facts(),
             "samples_revision": _modified(self.folder / "samples.json"),
             "checkpoints": self.checkpoints(),
@@ -173,6 +174,15 @@ def _wers(valid: dict[str, Any], best: dict[str, float]) -> dict[str, dict[str, 
     return found
 
 
+def _finding(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the run's watch, its texts cut to a length that a page can show."""
+    texts = {
+        key: str(row.get(key) or "")[:600]
+        for key in ("name", "mode", "severity", "action", "message")
+    }
+    return {"step": row["step"], "time": finite(number(row.get("time"))), **texts}
+
+
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -189,9 +199,12 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _state(log: LogFile, modified: float, pace: float | None) -> str:
-    """`waiting`, `training`, `finished`, or `quiet`: nothing was written for longer than usual."""
+    """`waiting`, `training`, `finished`, `stopped by its watch`, or `quiet`: nothing was written
+    for longer than usual."""
     if not modified:
         return "waiting"
+    if log.says_stopped:
+        return "stopped by its watch"
     if log.says_finished:
         return "finished"
     return "training" if time.time() - modified < QUIET_S + 50 * (pace or 0.0) else "quiet"

@@ -90,24 +90,58 @@ def change_speed(waveform: Waveform, factor: float, sample_rate: int = 16000) ->
 
 def add_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
     """Add noise (same length) at a ratio of mean powers; silence on either side changes nothing."""
-    signal_power = float(np.mean(np.square(waveform, dtype=np.float64)))
-    noise_power = float(np.mean(np.square(noise, dtype=np.float64)))
+    signal_power, noise_power = _power(waveform), _power(noise)
     if signal_power == 0.0 or noise_power == 0.0:
         return waveform
     scale = np.sqrt(signal_power / noise_power / 10.0 ** (snr_db / 10.0))
     return waveform + noise * np.float32(scale)
 
 
+def _power(samples: Waveform) -> float:
+    return float(np.square(samples).mean(dtype=np.float64))
+
+
 def made_noise(num_samples: int, generator: np.random.Generator) -> Waveform:
-    """White or pink noise, evenly; float32 [samples] of unit order."""
-    noise = generator.standard_normal(num_samples, dtype=np.float32)
-    if generator.random() < 0.5 or num_samples < 2:
+    """White or pink noise, evenly; float32 [samples] of unit power, more or less."""
+    white = generator.random() < 0.5 or num_samples < 8
+    length = num_samples if white else _quick_length(num_samples)
+    # Even draws take a fifth of the time of normal ones; their transform is normal all the same.
+    noise = generator.random(length, dtype=np.float32)
+    noise -= np.float32(0.5)
+    noise *= np.float32(np.sqrt(12.0))
+    if white:
         return noise
-    spectrum = np.fft.rfft(noise)
-    # Pink: power falls as 1/f; the lowest bin keeps the next one's weight.
-    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
-    pink = np.fft.irfft(spectrum, num_samples)
-    return (pink / max(float(pink.std()), 1e-12)).astype(np.float32)
+    # Drawn as a spectrum, which spares a transform: real parts, then imaginary ones.
+    shape = _pink_shape(length)
+    bins = len(shape) - 2
+    spectrum = np.zeros(len(shape), dtype=np.complex64)
+    np.multiply(noise[:bins], shape[1:-1], out=spectrum.real[1:-1])
+    np.multiply(noise[bins : 2 * bins], shape[1:-1], out=spectrum.imag[1:-1])
+    return np.fft.irfft(spectrum, length)[:num_samples].astype(np.float32, copy=False)
+
+
+@functools.lru_cache(maxsize=256)
+def _pink_shape(length: int) -> NDArray[np.float32]:
+    """What a spectrum of unit variance is multiplied by, so that power falls as 1/f."""
+    shape = 1.0 / np.sqrt(np.maximum(np.arange(length // 2 + 1), 1))
+    shape[0] = shape[-1] = 0.0
+    # The sum of 2·|X|² over positive frequencies, over length², is the mean power.
+    shape *= length / np.sqrt(4.0 * np.square(shape).sum() or 1.0)
+    return shape.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=4096)
+def _quick_length(least: int) -> int:
+    """The next even number without prime factors above 5, of which transforms are quick."""
+    length = least + least % 2
+    while True:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 2
 
 
 def spec_augment(

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio.io import AudioError, read_audio
+from ..audio.io import AudioError, read_audio_int16
 from ..config.schema import AugmentConfig
 from ..text import Tokenizer
 from .augment import Augmenter
@@ -80,7 +80,7 @@ def iterate_batches(
     """Batches `start_index`, `start_index + every`, … of an epoch, in order.
 
     Args:
-        utterances: what the sampler's indices mean.
+        utterances: what the sampler's draws mean, see `BucketingSampler.batch`.
         tokenizer: None gives batches without tokens.
         sampler: the plan of the epoch.
         epoch: from 0.
@@ -158,7 +158,7 @@ class _Failure:
 
 
 class _Utterances(Dataset["_Example | _Failure"]):
-    """Utterance index to augmented waveform and tokens."""
+    """The sampler's draw to augmented waveform and tokens."""
 
     def __init__(
         self,
@@ -181,21 +181,26 @@ class _Utterances(Dataset["_Example | _Failure"]):
     def __len__(self) -> int:
         return len(self._utterances)
 
-    def __getitem__(self, index: int) -> _Example | _Failure:
+    def __getitem__(self, draw: int) -> _Example | _Failure:
+        copy, index = divmod(draw, len(self._utterances))
         utterance = self._utterances[index]
+        # Each copy of an utterance in an epoch is augmented in its own way.
+        source: list[int | str] = [self._seed, self._epoch, utterance.id]
+        source += [copy] if copy else []
         tokens = [] if self._tokenizer is None else self._tokenizer.encode(utterance.text)
         try:
-            waveform = self._waveform(utterance, ctc_frames_needed(tokens))
+            waveform = self._waveform(utterance, ctc_frames_needed(tokens), source)
         except (AudioError, OSError) as error:
             return _Failure(utterance.id, str(error))
-        seed = derived_seed("features", self._seed, self._epoch, utterance.id)
-        return _Example(utterance, waveform, tokens, seed)
+        return _Example(utterance, waveform, tokens, derived_seed("features", *source))
 
-    def _waveform(self, utterance: Utterance, frames_needed: int) -> NDArray[np.float32]:
+    def _waveform(
+        self, utterance: Utterance, frames_needed: int, source: Sequence[int | str]
+    ) -> NDArray[np.float32]:
         samples = self._cache.get(utterance.id)
         if samples is None:
             samples = _read_int16(utterance, self._sample_rate)
-        waveform = samples.astype(np.float32) / np.float32(32768.0)
+        waveform = np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
 
         def can_align(num_samples: int) -> bool:
             return encoder_frames(num_samples, self._sample_rate) >= max(frames_needed, 1)
@@ -207,14 +212,13 @@ class _Utterances(Dataset["_Example | _Failure"]):
             )
         if self._augmenter is None:
             return waveform
-        generator = derived_generator("waveform", self._seed, self._epoch, utterance.id)
-        return self._augmenter(waveform, generator, can_align)
+        return self._augmenter(waveform, derived_generator("waveform", *source), can_align)
 
 
 def _read_int16(utterance: Utterance, sample_rate: int) -> NDArray[np.int16]:
     """Samples at 16 bits, whether cached or not, so that a cache changes no result."""
-    waveform = read_audio(utterance.audio_path, sample_rate)
-    seconds = len(waveform) / sample_rate
+    samples = read_audio_int16(utterance.audio_path, sample_rate)
+    seconds = len(samples) / sample_rate
     if utterance.duration - seconds > max(
         _DURATION_TOLERANCE_S, _DURATION_TOLERANCE * utterance.duration
     ):
@@ -222,7 +226,7 @@ def _read_int16(utterance: Utterance, sample_rate: int) -> NDArray[np.int16]:
             f"{utterance.audio_path}: truncated audio: {seconds:.2f} s where the manifest says "
             f"{utterance.duration:.2f} s"
         )
-    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+    return samples
 
 
 class _Collate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +35,47 @@ class Utterance:
     """Seconds."""
     text: str = ""
     speaker: str | None = None
+    weight: float = 1.0
+    """How often an epoch of training draws it; of its training set, not of its manifest's line."""
 
 
-def read_manifest(paths: PathLike | Sequence[PathLike]) -> list[Utterance]:
+def read_manifest(
+    paths: PathLike | Sequence[PathLike], weights: Sequence[float] | None = None
+) -> list[Utterance]:
     """Read one manifest or several into one list, in order.
 
     An utterance without `id` is named after its file; ids that collide between manifests, or that
-    were made from file names, get a suffix `#2`, `#3`, …
+    were made from file names, get a suffix `#2`, `#3`, … One that is in two manifests with the same
+    recording is refused: it would be drawn more often than either weight says.
+
+    Args:
+        paths: of the manifests.
+        weights: of the utterances of each manifest; 1 by default.
 
     Raises:
-        DataError: a manifest is missing, empty, or has a bad line (named as file:line).
+        DataError: a manifest is missing, empty, has a bad line (named as file:line), or shares an
+            utterance with another.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     utterances: list[Utterance] = []
     used: set[str] = set()
-    for path in paths:
+    set_of: dict[tuple[str, Path], int] = {}
+    for number, (path, weight) in enumerate(zip(paths, weights or [1.0] * len(paths), strict=True)):
         for utterance in _read_one(Path(path)):
+            first = set_of.setdefault((utterance.id, utterance.audio_path), number)
+            if first != number:
+                raise DataError(
+                    f"{path}: utterance {utterance.id!r} is in {paths[first]} as well; leave it "
+                    "out of one, and use a set's weight to draw its utterances more often"
+                )
             unique, count = utterance.id, 1
             while unique in used:
                 count += 1
                 unique = f"{utterance.id}#{count}"
             used.add(unique)
-            if unique != utterance.id:
-                utterance = Utterance(
-                    unique,
-                    utterance.audio_path,
-                    utterance.duration,
-                    utterance.text,
-                    utterance.speaker,
-                )
+            if unique != utterance.id or weight != utterance.weight:
+                utterance = replace(utterance, id=unique, weight=weight)
             utterances.append(utterance)
     return utterances
 

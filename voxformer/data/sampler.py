@@ -1,8 +1,8 @@
 """Batches of similar duration whose position is a number.
 
-The plan of an epoch is a function of (durations, seed, epoch), so `batch(epoch, index)` seeks
-without replaying what came before. Of several processes each computes the same plan and takes every
-n-th batch: how many there are changes who computes a batch, never which batches there are.
+The plan of an epoch is a function of (durations, weights, seed, epoch), so `batch(epoch, index)`
+seeks without replaying what came before. Of several processes each computes the same plan and takes
+every n-th batch: how many there are changes who computes a batch, never which batches there are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .seeds import derived_generator
 
@@ -28,6 +29,8 @@ class BucketingSampler:
             is longer on its own makes a batch of one. Speed perturbation is not counted. It also
             makes batches cost about the same, so that processes wait less for each other.
         seed: of the run.
+        weights: how often an epoch draws each utterance; 1 by default. Of a fraction, as many
+            utterances of equal weight as it says (± 1) are drawn once more, others in each epoch.
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class BucketingSampler:
         batch_size: int,
         batch_seconds: float | None,
         seed: int,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if len(durations) == 0:
             raise ValueError("a sampler needs at least one utterance")
         self._durations = np.asarray(durations, dtype=np.float64)
+        self._weights = np.asarray(weights or [1.0] * len(durations), dtype=np.float64)
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
         self._seed = seed
@@ -51,7 +56,11 @@ class BucketingSampler:
         return len(self._epoch_plan(epoch))
 
     def batch(self, epoch: int, index: int) -> list[int]:
-        """Utterance indices of batch `index` (from 0) of an epoch (from 0)."""
+        """Draws of batch `index` (from 0) of an epoch (from 0).
+
+        A draw is an utterance's index plus the number of utterances for each time that the epoch
+        has drawn it before, so that the copies of an utterance are told apart.
+        """
         count = self.num_batches(epoch)
         if not 0 <= index < count:
             raise IndexError(f"batch {index} of epoch {epoch} is not in 0..{count - 1}")
@@ -64,18 +73,37 @@ class BucketingSampler:
         return self._plan
 
     def _make_plan(self, epoch: int) -> list[list[int]]:
+        draws = self._draws(epoch)
+        durations = self._durations[draws % len(self._durations)]
         generator = derived_generator("batches", self._seed, epoch)
-        spread = generator.uniform(1 - _JITTER, 1 + _JITTER, len(self._durations))
-        batches = self._pack(np.argsort(self._durations * spread, kind="stable"))
-        batches.sort(key=lambda batch: float(self._durations[batch].max()) * len(batch))
-        return [batches[int(index)] for index in generator.permutation(len(batches))]
+        spread = generator.uniform(1 - _JITTER, 1 + _JITTER, len(draws))
+        batches = self._pack(durations, np.argsort(durations * spread, kind="stable"))
+        batches.sort(key=lambda batch: float(durations[batch].max()) * len(batch))
+        return [draws[batches[int(i)]].tolist() for i in generator.permutation(len(batches))]
 
-    def _pack(self, order: np.ndarray) -> list[list[int]]:
+    def _draws(self, epoch: int) -> NDArray[np.int64]:
+        """What the epoch draws: each utterance as often as its weight says.
+
+        Fractions are drawn by systematic sampling (Madow & Madow 1944): along a random order,
+        within utterances of equal weight, their sum passes a whole number at each that is taken.
+        """
+        times = np.floor(self._weights)
+        fractions = self._weights - times
+        if fractions.any():
+            generator = derived_generator("weights", self._seed, epoch)
+            order = np.lexsort((generator.random(len(fractions)), self._weights))
+            passed = np.floor(np.cumsum(fractions[order]) + generator.random())
+            times[order] += np.diff(passed, prepend=0.0) > 0.0
+        count = len(times)
+        copies = [np.flatnonzero(times > k) + k * count for k in range(int(times.max()))]
+        return np.concatenate(copies)
+
+    def _pack(self, durations: NDArray[np.float64], order: NDArray[np.int64]) -> list[list[int]]:
         batches: list[list[int]] = []
         current: list[int] = []
         longest = 0.0
         for index in order.tolist():
-            duration = float(self._durations[index])
+            duration = float(durations[index])
             new_longest = max(longest, duration)
             too_many = len(current) == self._batch_size
             too_long = (

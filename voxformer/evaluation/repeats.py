@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,26 @@ def most_repeated(hypotheses: Iterable[tuple[str, str]]) -> Repeat | None:
     return worst
 
 
-def _runs(words: list[str], size: int) -> Iterable[tuple[int, int]]:
+def repeated_units(units: Sequence[Hashable], least: int, longest: int = 8) -> int:
+    """Most units that one n-gram fills by being repeated back to back, `least` times or more.
+
+    Args:
+        units: words or token ids.
+        least: repetitions that count.
+        longest: n, at most.
+    """
+    return max(
+        (
+            times * size
+            for size in range(1, min(longest, len(units) // 2) + 1)
+            for _, times in _runs(units, size)
+            if times >= least
+        ),
+        default=0,
+    )
+
+
+def _runs(words: Sequence[Hashable], size: int) -> Iterable[tuple[int, int]]:
     """(end, times) of every maximal run in which words[i] equals words[i - size]."""
     same = 0
     for index in range(size, len(words)):

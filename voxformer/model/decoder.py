@@ -79,6 +79,14 @@ class CrossAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.dropout(self.project(mixed.transpose(1, 2).reshape(batch, positions, width)))
 
+    def weights(self, x: Tensor, encoder_out: Tensor, bias: Tensor) -> Tensor:
+        """What `forward` attends to: float32 [batch, heads, positions, frames]."""
+        batch, positions, _ = x.shape
+        query = self.query(self.norm(x)).view(batch, positions, self.num_heads, -1).transpose(1, 2)
+        key = self.key(encoder_out).view(batch, encoder_out.size(1), self.num_heads, -1)
+        scores = torch.matmul(query, key.permute(0, 2, 3, 1)) * query.size(3) ** -0.5 + bias
+        return scores.float().softmax(-1)
+
     def step(self, x: Tensor, encoder_out: Tensor, bias: Tensor) -> Tensor:
         """The same for one position per row, x [rows, 1, d_model], with absorbed projections."""
         rows, _, width = x.shape

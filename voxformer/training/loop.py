@@ -66,6 +66,7 @@ from voxformer.training.setup import (
 from voxformer.training.signals import Stop
 from voxformer.training.steps import steps_of_epoch
 from voxformer.training.validation import Validator
+from voxformer.training.watch import Finding, Watch, ended_early, skipped_step, too_many_skipped
 
 logger = logging.getLogger("voxformer.training")
 
@@ -138,9 +139,11 @@ class _Run:
             if processes.first:
                 self._open(name)
         processes.agree(
-            "the training utterances", {u.id: round(u.duration, 3) for u in self.utterances}
+            "the training utterances",
+            {u.id: (round(u.duration, 3), u.weight) for u in self.utterances},
         )
         self.gradients = GradientSum(self.module.parameters(), processes)
+        self.found: list[Finding] = []
         self.before_step: Position | None = None
         self.saved_step = self.position.step if start.resumed is not None else -1
         self.saved_there = "nothing" if start.resumed is None else f"step {self.saved_step}"
@@ -168,6 +171,7 @@ class _Run:
             training.batch_size,
             training.batch_seconds_limit,
             training.seed,
+            weights=[u.weight for u in self.utterances],
         )
         self.per_step = training.gradient_accumulation_steps * self.processes.count
         self.total_steps = planned_steps(self.sampler.num_batches(0), self.per_step, training)
@@ -179,6 +183,7 @@ class _Run:
         """What only the first process has: everything that evaluates, writes and tells."""
         config, training = self.config, self.config.training
         validation = load_validation_set(config, self.vocabulary.tokenizer)
+        self.watch = Watch(config.watch, self.position.watch, self.position.critical_in_a_row)
         self.checkpoints = CheckpointFolder(
             self.folder, training.keep_last_n, training.keep_epochs_n
         )
@@ -325,8 +330,8 @@ class _Run:
         return self._first(self._last_evaluation, stop)
 
     def _last_evaluation(self, stop: Stop) -> int:
-        if self.position.evaluated != self.position.step:
-            self._evaluate()
+        if self.position.evaluated != self.position.step and self._evaluate():
+            return self._stopped_by_watch()
         return EXIT_OK if stop.signal_number is None else 128 + stop.signal_number
 
     def _step(self, batches: list[Batch], end: int, began: float, stop: Stop) -> None:
@@ -385,6 +390,7 @@ class _Run:
         }
         if processes.first:
             self._report(terms, norm, rate, weight, pace)
+            self.found += self.watch.after_step(terms)
 
     def _update(self, terms: dict[str, float], batches: list[Batch]) -> float:
         """Clip and apply the gradients; a non-finite step changes nothing and is counted."""
@@ -401,12 +407,8 @@ class _Run:
             self.position.nonfinite_in_a_row += 1
             ids = self.processes.gather([name for batch in batches for name in batch.ids])
             self.suspects = list(itertools.chain(*ids))
-            logger.warning(
-                "step %d skipped: loss %s, gradient norm %s, utterances %s",
-                self.position.step,
-                terms.get("loss"),
-                norm,
-                ", ".join(self.suspects[:8]) or "none readable",
+            self.found.append(
+                skipped_step(self.position.step, terms.get("loss"), norm, self.suspects)
             )
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -456,15 +458,11 @@ class _Run:
         """Evaluate, save or leave; an exit code means leave."""
         training, step = self.config.training, self.position.step
         if self.position.nonfinite_in_a_row >= training.max_nonfinite_steps:
-            logger.error(
-                "%d non-finite steps in a row; the last had utterances %s",
-                self.position.nonfinite_in_a_row,
-                ", ".join(self.suspects) or "none that could be read",
-            )
+            self.found.append(too_many_skipped(self.position.nonfinite_in_a_row, self.suspects))
             self.position.nonfinite_in_a_row = 0  # a run that is resumed gets as many again
-            return EXIT_WATCH if self._save() else EXIT_DISK
-        if step % training.eval_interval == 0 and self._evaluate():
-            return EXIT_WATCH if self._save() else EXIT_DISK
+        found, self.found = self.found, []
+        if self._tell(found) or (step % training.eval_interval == 0 and self._evaluate()):
+            return self._stopped_by_watch()
         if step % training.save_interval == 0:
             self._save()
         if stop.signal_number is not None:
@@ -494,7 +492,7 @@ class _Run:
             result = self.validator.run(self.average.state_dict() if self.average else None)
         if result is None:
             return False
-        position, watch = self.position, self.config.watch
+        position = self.position
         self.monitor.row("valid", position.step, {**result.row, **self._weight()})
         if result.samples:
             self.monitor.samples(position.step, result.samples)
@@ -512,15 +510,25 @@ class _Run:
                 position.best = result.score
         else:
             position.evaluations_since_best += 1
-        if not result.critical or position.step <= self.config.training.warmup_steps:
-            position.critical_in_a_row = 0
-            return False
-        position.critical_in_a_row += 1
-        logger.warning(
-            "WER above 100 %% (critical), evaluation %d in a row", position.critical_in_a_row
-        )
-        stop_after = watch.stop_after_evaluations
-        return watch.critical_action == "stop" and position.critical_in_a_row >= stop_after
+        warm = position.step > self.config.training.warmup_steps
+        findings = self.watch.after_evaluation(result.row, warm)
+        position.critical_in_a_row = self.watch.critical_in_a_row
+        patience = self.config.watch.early_stopping
+        if patience and position.evaluations_since_best >= patience:
+            findings.append(ended_early(position.evaluations_since_best))
+        return self._tell(findings)
+
+    def _tell(self, findings: list[Finding]) -> bool:
+        """Log and write what the watch found; True when it says stop."""
+        for finding in findings:
+            logger.log(finding.level, "%s", finding.message)
+            self.monitor.row("watch", self.position.step, {**finding.row(), **self._weight()})
+        return any(finding.action == "stop" for finding in findings)
+
+    def _stopped_by_watch(self) -> int:
+        self.watch.forget()
+        self.position.critical_in_a_row = 0
+        return EXIT_WATCH if self._save() else EXIT_DISK
 
     def _identity(self) -> dict[str, Any]:
         return {

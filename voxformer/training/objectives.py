@@ -169,7 +169,7 @@ class SupervisedObjective:
         if ctc_weight < 1.0:
             ce, correct = decoder_loss_sum(
                 self.model,
-                encoder_out,
+                self.model.decoder.memory(encoder_out, out_lengths),
                 out_lengths,
                 tokens,
                 token_lengths,
@@ -246,7 +246,7 @@ def consistency_sum(log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 def decoder_loss_sum(
     model: VoxFormer,
-    encoder_out: Tensor,
+    memory: Tensor,
     lengths: Tensor,
     tokens: Tensor,
     token_lengths: Tensor,
@@ -255,8 +255,16 @@ def decoder_loss_sum(
 ) -> tuple[Tensor, float]:
     """Teacher-forced cross-entropy over tokens and `</s>`, summed, and how many were right.
 
-    A share `input_noise` of the tokens that the decoder reads, but of none that it is to predict,
-    is replaced by pieces drawn evenly.
+    Args:
+        model: the network.
+        memory: float [batch, frames, d_model], of `AttentionDecoder.memory` or `VoxFormer.encode`.
+        lengths: int64 [batch], valid frames.
+        tokens: int64 [batch, max_tokens].
+        token_lengths: int64 [batch].
+        label_smoothing: share of the target that is spread evenly over all outputs but `<blank>`,
+            which is never one (Szegedy et al. 2016, section 7).
+        input_noise: share of the tokens that the decoder reads, but of none that it is to predict,
+            that is replaced by pieces drawn evenly.
     """
     boundary = torch.full_like(token_lengths, model.sos_eos_id).unsqueeze(1)
     read = tokens
@@ -270,16 +278,13 @@ def decoder_loss_sum(
     targets = torch.cat([tokens, boundary], dim=1)
     targets = torch.where(steps == ends, boundary, targets)
     targets = targets.masked_fill(steps > ends, IGNORED)
-    memory = model.decoder.memory(encoder_out, lengths)
     logits = model.decoder(memory, lengths, inputs).float()
     # Flat, because CUDA's kernel over [batch, classes, time] is not deterministic.
-    loss = F.cross_entropy(
-        logits.flatten(0, 1),
-        targets.flatten(),
-        ignore_index=IGNORED,
-        label_smoothing=label_smoothing,
-        reduction="sum",
-    )
+    log_probs, flat = logits.flatten(0, 1).log_softmax(-1), targets.flatten()
+    loss = F.nll_loss(log_probs, flat, ignore_index=IGNORED, reduction="sum")
+    if label_smoothing > 0.0:
+        spread = -(log_probs[:, 1:].mean(1) * (flat != IGNORED)).sum()
+        loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
     correct = float((logits.argmax(-1) == targets).sum())
     return loss, correct
 

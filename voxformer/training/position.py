@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from voxformer.config import TrainingConfig
@@ -21,9 +21,12 @@ class Position:
     best: float = math.inf
     evaluations_since_best: int = 0
     critical_in_a_row: int = 0
+    """As `watch` has it, for versions that know this count only."""
     skipped_steps: int = 0
     nonfinite_in_a_row: int = 0
     evaluated: int = -1
+    watch: dict[str, Any] = field(default_factory=dict)
+    """What the run's watch remembers."""
     schedule_offset: float = 0.0
     """How far the schedules are ahead of `step`, where steps have held fewer micro-batches."""
 

@@ -42,6 +42,7 @@ from voxformer.training.objectives import (
 from voxformer.training.remote import UnreachableError
 from voxformer.training.storage import holds_checkpoints, numbered_checkpoints
 from voxformer.training.transfer import Pulled
+from voxformer.training.watch import needless_without_evaluation
 
 logger = logging.getLogger("voxformer.training")
 
@@ -313,7 +314,8 @@ def _read_training(config: RunConfig) -> list[Utterance]:
             "data.train_manifest: not set; name a JSONL manifest in the config, or with "
             "--set data.train_manifest=FILE"
         )
-    return read_manifest(config.data.train_manifest)
+    sets = config.data.training_sets
+    return read_manifest([s.path for s in sets], [s.weight for s in sets])
 
 
 def load_training_set(
@@ -322,8 +324,17 @@ def load_training_set(
     """Usable training utterances, and the length cap for decoding in tokens per second.
 
     The cap is 1.5 times the rate of the fastest utterance unless the config names one.
+
+    Raises:
+        DataError: a manifest cannot be used, or the weights leave an epoch empty.
     """
     screened = _screen("training", _read_training(config), tokenizer, config)
+    drawn = sum(u.weight for u in screened.kept)
+    if drawn < 1.0:
+        raise DataError(
+            f"data.train_manifest: with weights that add up to {drawn:.3g} utterances an epoch "
+            "would be empty; raise them"
+        )
     if config.augment.noise_manifest is not None:
         read_manifest(config.augment.noise_manifest)
     cap = config.decoding.max_tokens_per_second
@@ -335,8 +346,18 @@ def load_training_set(
 
 
 def load_validation_set(config: RunConfig, tokenizer: Tokenizer | None) -> list[Utterance]:
-    """Usable validation utterances, thinned evenly to `max_valid_utterances`."""
+    """Usable validation utterances, thinned evenly to `max_valid_utterances`.
+
+    Raises:
+        RunError: there is no validation set, and the watch is to act on evaluations.
+    """
     if config.data.valid_manifest is None:
+        needed = needless_without_evaluation(config.watch)
+        if needed is not None:
+            raise RunError(
+                f"{needed}: acts on evaluations, and data.valid_manifest is not set; name a "
+                "validation manifest, or leave the setting out"
+            )
         return []
     utterances = read_manifest(config.data.valid_manifest)
     screened = _screen("validation", utterances, tokenizer, config)

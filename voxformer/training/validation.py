@@ -16,6 +16,7 @@ from voxformer.config import RunConfig, Stage
 from voxformer.data.loader import Batch, decode_all, iterate_batches
 from voxformer.data.manifest import Utterance
 from voxformer.data.sampler import BucketingSampler
+from voxformer.decoding import Hypothesis
 from voxformer.evaluation.wer import align_words, band, total
 from voxformer.model.voxformer import VoxFormer
 from voxformer.runtime.options import DecodingOptions, Mode, Vocabulary
@@ -29,6 +30,7 @@ from voxformer.training.objectives import (
     ctc_loss_sum,
     decoder_loss_sum,
 )
+from voxformer.training.symptoms import AttentionMeter, BlankMeter, mode_symptoms
 
 logger = logging.getLogger("voxformer.training")
 
@@ -52,7 +54,6 @@ class ValidationResult:
         row: for `metrics.jsonl`.
         score: what `best.pt` minimises: the stage's WER, or its loss in pre-training.
         summary: one line for the log.
-        critical: WER above 100 % in some mode.
         samples: a few utterances, the same in every evaluation: id, reference, hypotheses by mode
             (both normalised), and the recording's path.
     """
@@ -60,7 +61,6 @@ class ValidationResult:
     row: dict[str, Any]
     score: float
     summary: str
-    critical: bool
     samples: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -155,7 +155,7 @@ class Validator:
             f"validation loss {row['loss']:.3f}, masked accuracy {row['masked_accuracy']:.1%} "
             f"(majority class {row['majority_share']:.1%})"
         )
-        return ValidationResult(row, row["loss"], summary, critical=False)
+        return ValidationResult(row, row["loss"], summary)
 
     def _supervised(self, model: VoxFormer) -> ValidationResult | None:
         losses = _Losses(self.config.stage)
@@ -169,35 +169,41 @@ class Validator:
         vocabulary = Vocabulary.from_tokens(self.vocabulary.tokens)
         ids: list[str] = []
         references: list[str] = []
-        hypotheses: dict[Mode, list[str]] = {mode: [] for mode in self.modes}
+        reference_tokens: list[list[int]] = []
+        best: dict[Mode, list[Hypothesis]] = {mode: [] for mode in self.modes}
         for batch in self._batches():
             encoded = encode(engine, batch.waveforms.numpy(), batch.waveform_lengths.numpy())
             losses.add(model, encoded.encoder_out, encoded.lengths, encoded.log_probs, batch)
             ids += batch.ids
             references += [normalise(text) for text in batch.texts]
+            reference_tokens += [
+                row[:length].tolist()
+                for row, length in zip(batch.tokens, batch.token_lengths, strict=True)
+            ]
             seconds = (batch.waveform_lengths / self.config.model.sample_rate).tolist()
             for mode in self.modes:
                 n_best = decode(engine, encoded, seconds, mode, options, vocabulary)
-                hypotheses[mode] += [normalise(found[0].text) for found in n_best]
+                best[mode] += [found[0] for found in n_best]
         if not references:
             logger.warning(NOTHING_READABLE)
             return None
         row: dict[str, Any] = losses.means()
         shown = [f"{key} {row[key]:.3f}" for key in ("ctc", "ce") if key in row]
         wers: dict[str, float] = {}
+        hypotheses = {mode: [normalise(h.text) for h in best[mode]] for mode in self.modes}
         for mode in self.modes:
             counts = total([a.counts for a in align_words(references, hypotheses[mode])])
             wers[mode] = counts.wer
             row[f"wer_{mode}"] = counts.wer
             row[f"insertions_{mode}"] = counts.insertions
             row[f"band_{mode}"] = band(counts.wer)
+            row |= mode_symptoms(mode, ids, best[mode], reference_tokens)
             shown.append(f"WER {mode} {counts.wer:.2%} ({band(counts.wer)})")
         main = self.modes[-1] if self.config.stage is not Stage.CTC else self.modes[0]
-        critical = any(wer > 1.0 for wer in wers.values())
         score = wers[main] if math.isfinite(wers[main]) else math.inf
         summary = "validation " + ", ".join(shown)
         samples = self._samples(ids, references, hypotheses)
-        return ValidationResult(row, score, summary, critical, samples)
+        return ValidationResult(row, score, summary, samples)
 
     def _samples(
         self, ids: list[str], references: list[str], hypotheses: dict[Mode, list[str]]
@@ -224,12 +230,13 @@ class _Losses:
         self.with_ctc = stage is not Stage.ATTENTION
         self.with_decoder = stage in (Stage.ATTENTION, Stage.HYBRID)
         self.sums: dict[str, tuple[float, float]] = {}
+        self.blank, self.attention = BlankMeter(), AttentionMeter()
 
     def add(
-        self, model: VoxFormer, encoder_out: Tensor, lengths: Any, log_probs: Any, batch: Batch
+        self, model: VoxFormer, memory: Tensor, lengths: Any, log_probs: Any, batch: Batch
     ) -> None:
-        """Add one encoded batch."""
-        device = encoder_out.device
+        """Add one batch of `VoxFormer.encode`."""
+        device = memory.device
         frame_lengths = torch.as_tensor(lengths).to(device)
         tokens, token_lengths = batch.tokens.to(device), batch.token_lengths.to(device)
         num_tokens = float(token_lengths.sum())
@@ -237,21 +244,24 @@ class _Losses:
             scores = torch.as_tensor(log_probs).to(device)
             ctc = ctc_loss_sum(scores, frame_lengths, tokens, token_lengths)
             self._count("ctc", float(ctc), num_tokens)
+            self.blank.add(log_probs, lengths)
         if self.with_decoder:
             arguments = (tokens, token_lengths, 0.0)
-            ce, correct = decoder_loss_sum(model, encoder_out, frame_lengths, *arguments)
+            ce, correct = decoder_loss_sum(model, memory, frame_lengths, *arguments)
+            self.attention.add(model, memory, frame_lengths, tokens, token_lengths)
             num_targets = num_tokens + len(batch)
             self._count("ce", float(ce), num_targets)
             self._count("token_accuracy", correct, num_targets)
             if len(batch) > 1:
                 # A decoder that listens does much worse on somebody else's speech.
-                other_out, other_lengths = encoder_out.roll(1, 0), frame_lengths.roll(1, 0)
+                other_out, other_lengths = memory.roll(1, 0), frame_lengths.roll(1, 0)
                 shuffled, _ = decoder_loss_sum(model, other_out, other_lengths, *arguments)
                 self._count("ce_shuffled", float(shuffled), num_targets)
 
     def means(self) -> dict[str, Any]:
-        """Each loss over the tokens that it was summed over."""
-        return {key: value / max(1.0, over) for key, (value, over) in self.sums.items()}
+        """Each loss over the tokens that it was summed over, and what the watch looks at."""
+        means = {key: value / max(1.0, over) for key, (value, over) in self.sums.items()}
+        return {**means, **self.blank.row(), **self.attention.row()}
 
     def _count(self, key: str, value: float, over: float) -> None:
         sum_so_far, count = self.sums.get(key, (0.0, 0.0))

@@ -2,7 +2,7 @@
 
 import { Charts } from "./charts.js";
 import { el, percent } from "./format.js";
-import { drawCheckpoints, drawLog, drawMirror, drawSamples, drawSystem, Overview } from "./panels.js";
+import { drawCheckpoints, drawFindings, drawLog, drawMirror, drawSamples, drawSystem, Overview } from "./panels.js";
 
 const $ = (id) => document.getElementById(id);
 const REFRESH_MS = 2000;
@@ -78,6 +78,7 @@ function drawDetails() {
   const run = state.status.runs[Number($("run").value || 0)];
   drawCheckpoints($("checkpoints"), run);
   drawMirror($("mirror"), run);
+  drawFindings($("watch"), run);
   drawLog($("log"), run);
   refreshSamples(run);
 }

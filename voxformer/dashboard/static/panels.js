@@ -62,9 +62,13 @@ export class Overview {
       const name = wer.band ?? (wer.value === null ? "" : bandOf(wer.value));
       return fact(`WER ${mode}`, `${percent(wer.value)} `, el("span", { class: `band ${name}` }, name));
     });
+    // What the last evaluation no longer shows is left to the list.
+    const [found] = run.findings, current = found && found.severity !== "info" && found.step >= (run.valid.step ?? 0);
+    const newest = current ? `Watch, step ${number(found.step)}: ${found.message}` : "";
     body.replaceChildren(
       bar(done, `Steps of ${run.name}`),
       el("p", {}, `${done === null ? "" : `${percent(done)}, `}step ${number(run.step)} of ${number(run.total_steps)}, ${epochs}`),
+      ...(newest ? [el("p", { class: `finding ${found.severity}` }, newest)] : []),
       el("dl", { class: "facts" }, ...facts),
       ...(wers.length ? [el("dl", { class: "facts wers" }, ...wers)] : []),
     );
@@ -139,6 +143,19 @@ export function drawMirror(box, { mirror }) {
   if (mirror.pending != null) parts.push(`${number(mirror.pending)} pending`);
   if (mirror.last_error) parts.push(`last error: ${mirror.last_error}`);
   box.textContent = parts.join("; ");
+}
+
+// Newest first; what the run was stopped by is told by colour and by word.
+export function drawFindings(box, run) {
+  whenChanged(box, [run.id, run.findings], () => box.replaceChildren(
+    ...(run.findings.length ? run.findings.map(findingItem) : [el("li", {}, "Nothing found.")]),
+  ));
+}
+
+function findingItem({ step, name, mode, severity, message }) {
+  const kind = { critical: "critical", warning: "moderate" }[severity] ?? "target";
+  const head = el("span", { class: `band ${kind}` }, `${severity}: ${name.replaceAll("_", " ")}${mode ? `, ${mode}` : ""}`);
+  return el("li", {}, el("span", { class: "label" }, `step ${number(step)}`), head, el("p", {}, message));
 }
 
 export function drawLog(box, run) {
