@@ -32,6 +32,7 @@ from voxformer.runtime.options import DecodingOptions, Vocabulary, trained_modes
 from voxformer.runtime.torch_engine import TorchEngine
 
 from .convert import Judge, convert
+from .engines import add_engines, load_target
 from .errors import ExportRefused
 from .onnx_export import OPSET, Exporter, export_graphs
 from .precision import PRECISIONS, Precision
@@ -72,6 +73,7 @@ def export_bundle(
     manifest: str | Path | None = None,
     *,
     precision: Precision = "fp32",
+    targets: Sequence[str] = (),
     force: bool = False,
     max_tokens_per_second: float | None = None,
     provenance: Provenance | None = None,
@@ -88,6 +90,8 @@ def export_bundle(
         manifest: speech for the gate's comparison of error rates, and the WER in bundle.json.
         precision: of weights and arithmetic: `fp32`, `fp16` (with fp32 islands) or `int8`
             (calibrated on the manifest).
+        targets: names of devices to build TensorRT engines for, from fp32 graphs: `rtx4090`, `h100`
+            or `local`; where one cannot be built for here, a build kit is written.
         force: write what the gate refuses, with its failure in bundle.json, of which the runtime
             warns.
         max_tokens_per_second: measured on the training data; the config's own value goes first.
@@ -100,12 +104,14 @@ def export_bundle(
 
     Raises:
         ExportRefused: the graphs are not the model, or `out` is something else.
+        EngineBuildError: a target is unknown, or an engine cannot be built.
         DataError: the manifest cannot be used.
     """
     if precision not in PRECISIONS:
         raise ExportRefused(f"no precision {precision!r}; there is {', '.join(PRECISIONS)}")
     if precision == "int8" and manifest is None:
         raise ExportRefused("int8 is calibrated on real speech; name some with --manifest")
+    wanted = [load_target(name) for name in targets]
     out = Path(out)
     vocabulary = Vocabulary.from_tokens(tokens)
     if len(tokens) != config.model.vocab_size + 2:
@@ -126,6 +132,9 @@ def export_bundle(
         judge = Judge(TorchEngine(model), vocabulary, options, modes, utterances)
         exported = OnnxEngine(folder, config.model.sample_rate, FRAME_SHIFT_S)
         verdict = judge.verdict(exported, "fp32")
+        engines: dict[str, Any] = {}
+        if verdict.failure is None and wanted:
+            engines = add_engines(folder, folder, wanted, judge, say)
         if verdict.failure is None and precision != "fp32":
             verdict = convert(folder, judge, precision, say)
         parity = verdict.parity
@@ -153,6 +162,7 @@ def export_bundle(
             "modes": list(modes),
             "precision": precision,
             "opset": OPSET,
+            "engines": engines,
             "files": {
                 name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
                 for name in (TOKENS_NAME, *GRAPH_NAMES)
@@ -259,7 +269,7 @@ def _write(path: Path, text: str) -> None:
 
 def _flush(folder: Path) -> None:
     """To the disk, before the folder gets its final name."""
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
 

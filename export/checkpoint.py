@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from voxformer.training.checkpoint import load_model_checkpoint
@@ -20,6 +20,7 @@ def export_checkpoint(
     manifest: str | Path | None = None,
     *,
     precision: Precision = "fp32",
+    targets: Sequence[str] = (),
     force: bool = False,
     exporter: Exporter = "dynamo",
     say: Callable[[str], None] = lambda message: None,
@@ -31,6 +32,7 @@ def export_checkpoint(
         out: the bundle's directory; default `bundles/<name of the run>`, with `-fp16` or `-int8`.
         manifest: speech for the gate; default the run's `data.valid_manifest`, if it has one.
         precision: see `export_bundle`.
+        targets: see `export_bundle`.
         force: see `export_bundle`.
         exporter: see `export_graphs`.
         say: called with a line for each step.
@@ -56,6 +58,7 @@ def export_checkpoint(
         out,
         manifest,
         precision=precision,
+        targets=targets,
         force=force,
         max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
         provenance=Provenance.from_metadata(checkpoint, loaded.metadata),

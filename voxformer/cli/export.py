@@ -31,8 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write a bundle that the gate refuses; whoever loads it is warned",
     )
-    parser.add_argument("--trt", action="store_true", help="build TensorRT engines as well")
-    parser.add_argument("--target", choices=("rtx4090", "h100", "local"), help="of --trt")
+    parser.add_argument(
+        "--trt",
+        action="store_true",
+        help="build TensorRT engines as well, or a kit where the target's device is needed",
+    )
+    parser.add_argument(
+        "--target",
+        choices=("rtx4090", "h100", "local"),
+        help="of --trt (default: rtx4090, which is built anywhere, and h100)",
+    )
+    parser.add_argument("--kit", metavar="DIR", help="build the engines of a kit, and no more")
     parser.add_argument(
         "--exporter",
         choices=("dynamo", "trace"),
@@ -43,8 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and say where the bundle is."""
-    if args.trt or args.target:
-        raise ExportUsageError("TensorRT engines are not built by this version; leave out --trt")
+    if args.kit:
+        from voxformer.runtime.trt_build import build_kit
+
+        for path in build_kit(args.kit, say=print):
+            print(f"wrote {path}")
+        return 0
+    if args.target and not args.trt:
+        raise ExportUsageError("--target is for TensorRT engines: add --trt")
+    from voxformer.export.engines import DEFAULT_TARGETS
+
+    targets = ([args.target] if args.target else list(DEFAULT_TARGETS)) if args.trt else []
     from voxformer.evaluation.models import newest_checkpoint
     from voxformer.export import export_checkpoint
 
@@ -54,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         args.manifest,
         precision=args.precision,
+        targets=targets,
         force=args.force,
         exporter=args.exporter,
         say=print,

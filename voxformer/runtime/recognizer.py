@@ -27,7 +27,7 @@ from voxformer.runtime.transcript import Segment, Transcript, Word, words_of
 
 Recording = str | os.PathLike[str] | FloatArray
 
-ENGINES = ("onnxruntime",)
+ENGINES = ("onnxruntime", "tensorrt")
 
 
 class Recognizer:
@@ -65,7 +65,8 @@ class Recognizer:
 
         Args:
             path: the bundle's directory.
-            engine: `onnxruntime`.
+            engine: `onnxruntime`, or `tensorrt`, which says whether the bundle's engines can run
+                here, and cannot run them yet.
             provider: `cpu`, `cuda`, or the full name of an execution provider.
             threads: CPU threads for arithmetic and searches; 0 takes all cores.
             options: replace defaults of the bundle; see `DecodingOptions`.
@@ -79,6 +80,11 @@ class Recognizer:
         from voxformer.runtime.onnx_engine import OnnxEngine
 
         bundle = read_bundle(Path(path))
+        if engine == "tensorrt":
+            from voxformer.runtime.trt_engine import find_engines
+
+            found = find_engines(bundle)
+            raise EngineError(f"{found}: running TensorRT engines is not in this version")
         decoding = replace(bundle.decoding, num_threads=threads, **options)
         opened = OnnxEngine.from_bundle(bundle, provider, threads)
         return cls(opened, bundle.vocabulary, decoding, bundle.modes)

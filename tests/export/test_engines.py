@@ -1,0 +1,161 @@
+"""TensorRT engines and build kits: built by the real TensorRT-RTX where it is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from voxformer.export import export_bundle
+from voxformer.export.engines import TARGETS, load_target
+from voxformer.runtime import EngineError, Recognizer, read_bundle, trt_build
+from voxformer.runtime.trt_build import EngineBuildError, Target, axis_ranges, build_kit
+from voxformer.runtime.trt_engine import find_engines
+
+needs_rtx = pytest.mark.skipif(
+    trt_build.installed_version("tensorrt-rtx") is None, reason="tensorrt-rtx is not installed"
+)
+
+
+def test_every_target_is_whole_and_in_order():
+    assert {path.stem for path in TARGETS.glob("*.toml")} == {"rtx4090", "h100"}
+    for name in ("rtx4090", "h100"):
+        ranges = axis_ranges(load_target(name), 16000)
+        assert all(least <= optimum <= most for least, optimum, most in ranges.values())
+        assert ranges["samples"][0] == 400  # a window of 25 ms
+        assert ranges["past"][0] == 0  # a search begins with an empty cache
+    with pytest.raises(
+        EngineBuildError, match="no target 'v100'; there is h100, rtx4090 and local"
+    ):
+        load_target("v100")
+
+
+def test_target_out_of_order_is_named():
+    values = {
+        "device": "x",
+        "library": "tensorrt-rtx",
+        "compute_capability": "8.9",
+        "memory_gib": 24,
+        "precisions": ["fp16"],
+        "optimization_level": 3,
+        "axes": {axis: [1, 2, 3] for axis in trt_build.AXES},
+    }
+    assert Target.from_mapping("x", values).axes["batch"] == (1, 2, 3)
+    values["axes"]["rows"] = [4, 2, 3]
+    with pytest.raises(EngineBuildError, match=r"target x: axes.rows is .*in order"):
+        Target.from_mapping("x", values)
+
+
+@needs_rtx
+def test_engines_are_built_without_a_gpu_and_say_what_they_are(
+    exports, model, vocabulary, config, tmp_path
+):
+    out = export_bundle(model, vocabulary.tokens, config, tmp_path / "out", targets=["rtx4090"])
+    folder = out / "engines" / "rtx4090-fp16"
+    for name in ("encoder", "decoder", "decoder_step"):
+        engine = (folder / f"{name}.engine").read_bytes()
+        sidecar = json.loads((folder / f"{name}.json").read_text("utf-8"))
+        assert len(engine) == sidecar["bytes"] > 10_000
+        assert sidecar["engine_sha256"] == hashlib.sha256(engine).hexdigest()
+        assert (sidecar["compute_capability"], sidecar["precision"]) == ("8.9", "fp16")
+        assert sidecar["library"] == "tensorrt-rtx"
+        assert sidecar["run_on_device"] is False
+        assert sidecar["parity_of_graphs"]["max_abs_difference"]["log_probs"] < 0.1
+    profile = json.loads((folder / "encoder.json").read_text("utf-8"))["profile"]
+    assert profile["waveforms"] == [[1, 400], [16, 192000], [32, 480000]]
+    assert json.loads((out / "bundle.json").read_text("utf-8"))["engines"] == {
+        "rtx4090-fp16": "engines"
+    }
+    assert read_bundle(out).precision == "fp32"
+    with pytest.raises(
+        EngineError,
+        match=r"built for NVIDIA GeForce RTX 4090 \(compute capability 8.9\), but here is .*; for",
+    ):
+        Recognizer.load(out, engine="tensorrt")
+    bundle = read_bundle(out)
+    assert find_engines(bundle, "8.9") == folder
+    with pytest.raises(
+        EngineError, match=r"here is a GPU of compute capability 9.0; .*--target local"
+    ):
+        find_engines(bundle, "9.0")
+    with (folder / "decoder.engine").open("r+b") as file:
+        file.write(b"\0\1\2")
+    with pytest.raises(
+        EngineError, match=r"decoder.engine was changed; build it again with .*rtx4090"
+    ):
+        find_engines(bundle, "8.9")
+
+
+def test_a_target_that_cannot_be_built_here_gets_a_kit(
+    exports, model, vocabulary, config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trt_build, "local_capability", lambda: "")
+    out = export_bundle(model, vocabulary.tokens, config, tmp_path / "out", targets=["h100"])
+    folder = out / "engines" / "h100-fp16"
+    kit = json.loads((folder / "kit.json").read_text("utf-8"))
+    assert kit["target"]["compute_capability"] == "9.0"
+    assert onnx.load(folder / "encoder.onnx").graph.input[0].name == "waveforms"
+    assert "voxformer export --kit ." in (folder / "README.txt").read_text("utf-8")
+    with pytest.raises(EngineBuildError, match=r"needs tensorrt: pip install|not for 9.0"):
+        build_kit(folder)
+    (folder / "axes.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(
+        EngineBuildError, match=r"axes.json: missing or changed; copy the kit again"
+    ):
+        build_kit(folder)
+    with pytest.raises(EngineBuildError, match="not a build kit"):
+        build_kit(tmp_path)
+
+
+@needs_rtx
+def test_a_graph_that_the_library_refuses_is_an_error_of_one_line(tmp_path):
+    odd = onnx.helper.make_node("Unheard", ["x"], ["y"])
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [odd], "odd", [value("x", 1, ["batch"])], [value("y", 1, ["batch"])]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    onnx.save(model, tmp_path / "encoder.onnx")
+    with pytest.raises(EngineBuildError, match=r"encoder.onnx: tensorrt-rtx cannot take it"):
+        trt_build.build_engines(tmp_path, tmp_path / "out", load_target("rtx4090"), "fp32", 16000)
+
+
+def test_builder_calls_exist_in_the_real_bindings():
+    """Every name and argument that the builder uses, in whichever library is installed."""
+    found = 0
+    for name in trt_build.MODULES:
+        if trt_build.installed_version(name) is None:
+            continue
+        found += 1
+        trt = trt_build.Library.load(name).module
+        for owner, attribute in (
+            (trt.Builder, "create_network"),
+            (trt.Builder, "create_builder_config"),
+            (trt.Builder, "create_optimization_profile"),
+            (trt.Builder, "build_serialized_network"),
+            (trt.OnnxParser, "parse_from_file"),
+            (trt.OnnxParser, "get_error"),
+            (trt.IBuilderConfig, "add_optimization_profile"),
+            (trt.IBuilderConfig, "builder_optimization_level"),
+            (trt.IBuilderConfig, "create_timing_cache"),
+            (trt.IBuilderConfig, "set_timing_cache"),
+            (trt.IBuilderConfig, "progress_monitor"),
+            (trt.IOptimizationProfile, "set_shape"),
+            (trt.ITimingCache, "serialize"),
+            (trt, "IProgressMonitor"),
+            (trt.Logger, "ERROR"),
+        ):
+            assert hasattr(owner, attribute), (name, owner, attribute)
+        assert "ignore_mismatch" in trt.IBuilderConfig.set_timing_cache.__doc__
+    if not found:
+        pytest.skip("neither tensorrt nor tensorrt-rtx is installed")
+
+
+def test_unknown_axis_is_named():
+    with pytest.raises(EngineBuildError, match="input x has the axis 'odd'"):
+        trt_build._shapes("x", ["odd"], {"batch": (1, 2, 3)})
+    assert trt_build._shapes("x", ["batch", 7], {"batch": (1, 2, 3)}) == [[1, 7], [2, 7], [3, 7]]
+    assert np.array(trt_build._shapes("x", [4], {})).shape == (3, 1)
