@@ -122,12 +122,13 @@ def test_a_disk_that_fills_during_a_save_costs_nothing(
     assert_same(weights(tmp_path / "whole"), weights(folder))
 
 
-@pytest.mark.parametrize("small_disk", [4], indirect=True)
+@pytest.mark.parametrize("small_disk", [6], indirect=True)
 def test_older_checkpoints_make_room_for_the_newest(
     make_config: MakeConfig, small_disk: Path, tmp_path: Path
 ) -> None:
     config = make_config("ctc", keep_last_n=100, keep_epochs_n=100, num_epochs=4, **OPTIONS)
     config.training.checkpoint_dir = str(small_disk / "run")
+    config.training.max_unsaved_minutes = 0.5
     assert train(config, "run") == 0
     assert_verified(small_disk / "run", least=3)
     log = (small_disk / "run" / "training.log").read_text()

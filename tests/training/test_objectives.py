@@ -13,10 +13,13 @@ from voxformer.data.checks import screen
 from voxformer.data.loader import Batch, iterate_batches
 from voxformer.data.manifest import read_manifest
 from voxformer.data.sampler import BucketingSampler
+from voxformer.model import bestrq
 from voxformer.model.voxformer import VoxFormer
 from voxformer.text import train_tokenizer
 from voxformer.training.loop import train
 from voxformer.training.objectives import (
+    Objective,
+    PretrainObjective,
     SupervisedObjective,
     consistency_sum,
     ctc_loss_sum,
@@ -49,23 +52,50 @@ def test_accumulated_gradients_equal_one_batch(
     objective = SupervisedObjective(
         model, torch.device("cpu"), AugmentConfig(), 0.1, cr_ctc_weight=0.2
     )
-    gradients = []
-    for size in (8, 3):
-        groups = batches(config, tmp_path, size)
-        totals: dict[str, float] = {}
-        for batch in groups:
-            for key, value in objective.weigh(batch).items():
-                totals[key] = totals.get(key, 0.0) + value
-        model.zero_grad()
-        for batch in groups:
-            objective.share(batch, totals, ctc_weight).loss.backward()
-        gradients.append(
-            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        )
-    assert len(groups) == 3
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, value in gradients[0].items():
-        torch.testing.assert_close(value, gradients[1][name], atol=2e-5, rtol=2e-3)
+    whole = accumulated(model, objective, batches(config, tmp_path, 8), ctc_weight)
+    parts = batches(config, tmp_path, 3)
+    assert len({int(batch.token_lengths.sum()) for batch in parts}) == 3  # means would be unequal
+    assert_same_step(whole, accumulated(model, objective, parts, ctc_weight))
+
+
+def test_accumulated_pretraining_equals_one_batch(
+    make_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("pretrain")
+    config.model.dropout = 0.0
+    monkeypatch.setattr(bestrq, "NOISE_STD", 0.0)  # drawn for a batch, not for an utterance
+    module = bestrq.BestRq(config.model, config.pretrain, seed=0)
+    objective = PretrainObjective(module, config.pretrain, torch.device("cpu"))
+    whole = accumulated(module, objective, batches(config, tmp_path, 8), 0.0)
+    assert_same_step(whole, accumulated(module, objective, batches(config, tmp_path, 3), 0.0))
+
+
+Step = tuple[dict[str, float], dict[str, torch.Tensor]]
+
+
+def accumulated(
+    module: torch.nn.Module, objective: Objective, groups: list[Batch], ctc_weight: float
+) -> Step:
+    """Terms and gradients of a step with these micro-batches."""
+    totals: dict[str, float] = {}
+    for batch in groups:
+        for key, value in objective.weigh(batch).items():
+            totals[key] = totals.get(key, 0.0) + value
+    module.zero_grad()
+    terms: dict[str, float] = {}
+    for batch in groups:
+        share = objective.share(batch, totals, ctc_weight)
+        share.loss.backward()  # type: ignore[no-untyped-call]
+        for key, value in share.terms.items():
+            terms[key] = terms.get(key, 0.0) + value
+    return terms, {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def assert_same_step(whole: Step, parts: Step) -> None:
+    assert parts[0] == pytest.approx(whole[0], rel=1e-4)
+    assert parts[1].keys() == whole[1].keys()
+    for name, value in whole[1].items():
+        torch.testing.assert_close(value, parts[1][name], atol=2e-5, rtol=2e-3)
 
 
 @pytest.mark.parametrize("weight", [0.5, [0.7, 0.3]])

@@ -150,10 +150,12 @@ class TrainingConfig(Section):
     """Peak learning rate, of either optimiser."""
     batch_size: int = Field(16, ge=1, le=4096)
     """Utterances in a micro-batch, at most."""
-    batch_seconds: float | None = Field(None, gt=0.0)
-    """Seconds of audio in a micro-batch, at most, padding counted; default: no such limit."""
+    batch_seconds: Annotated[float, Field(gt=0.0)] | Literal["auto"] | None = None
+    """Seconds of audio in a micro-batch, at most, padding counted; default: no such limit. `auto`
+    is what the GPU holds, found by trying with the longest utterances, up to `batch_size` of them,
+    and 60 on a CPU; a run that goes on keeps the number that it began with."""
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
-    """Micro-batches per step (optimiser update)."""
+    """Micro-batches per step (optimiser update), of each process under torchrun."""
     num_epochs: int = Field(10, ge=1, le=100_000)
     """Passes over the training set."""
     max_steps: int | None = Field(None, ge=1)
@@ -207,17 +209,32 @@ class TrainingConfig(Section):
     seed: int = Field(1, ge=0, lt=2**31)
     """All randomness is a function of this, the epoch, the step and the utterance."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """`auto` takes CUDA where there is one; a device that is named and missing is an error."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast type; `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
+    """`auto` takes CUDA where there is one; a device that is named and missing is an error. Under
+    torchrun, `auto` and `cuda` give each process of a host a GPU of its own."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """What layers compute in; `auto` is bf16 on a GPU that has it and fp32 elsewhere. `tf32` rounds
+    the factors of matrix products on NVIDIA GPUs from Ampere on; `fp16`, for GPUs before that,
+    scales the loss."""
+    compile: bool = False
+    """Fuse the layers' operations with torch.compile, which takes a minute or two at the start; the
+    weights and their names are the same. Evaluations run uncompiled."""
     deterministic: bool = False
     """Only deterministic CUDA kernels, so that a resumed run is bit-equal there as well."""
     num_threads: int = Field(0, ge=0, le=1024)
     """CPU threads for the arithmetic; 0 leaves torch's own choice."""
     num_workers: int = Field(1, ge=0, le=256)
-    """Processes that read and augment audio; 0 does it in the training process."""
+    """Processes that read and augment audio; 0 does it in the training process. Under torchrun each
+    training process has so many."""
+    process_timeout_minutes: float = Field(10.0, ge=0.1, le=1440.0)
+    """Under torchrun: how long a process waits in a step for another that says nothing; one that
+    has died is noticed at once."""
     max_nonfinite_steps: int = Field(20, ge=1)
     """Steps with a non-finite loss or gradient, in a row, that stop the run."""
+
+    @property
+    def batch_seconds_limit(self) -> float | None:
+        """`batch_seconds` where it is a number; a run puts one in the place of `auto`."""
+        return None if self.batch_seconds == "auto" else self.batch_seconds
 
     @field_validator("resume_from", "init_from")
     @classmethod

@@ -7,7 +7,11 @@ is left out of its batch and named in `Batch.bad`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import socket
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,8 +75,9 @@ def iterate_batches(
     num_workers: int = 0,
     sample_rate: int = 16000,
     cache: WaveformCache | None = None,
+    every: int = 1,
 ) -> Iterator[Batch]:
-    """Batches `start_index`, … of an epoch, in order.
+    """Batches `start_index`, `start_index + every`, … of an epoch, in order.
 
     Args:
         utterances: what the sampler's draws mean, see `BucketingSampler.batch`.
@@ -85,9 +90,11 @@ def iterate_batches(
         num_workers: processes that read ahead; 0 reads in this one. Batches do not depend on it.
         sample_rate: of the waveforms.
         cache: decoded recordings from `decode_all`; what it lacks is read from its file.
+        every: of n processes each reads every n-th batch, from one of its own on.
     """
     dataset = _Utterances(utterances, tokenizer, epoch, augment, seed, sample_rate, cache or {})
-    plan = [sampler.batch(epoch, i) for i in range(start_index, sampler.num_batches(epoch))]
+    indices = range(start_index, sampler.num_batches(epoch), every)
+    plan = [sampler.batch(epoch, i) for i in indices]
     loader: DataLoader[_Example | _Failure] = DataLoader(
         dataset,
         batch_sampler=plan,
@@ -96,7 +103,7 @@ def iterate_batches(
         prefetch_factor=4 if num_workers else None,
         # Other ways to start would import torch anew in every epoch and copy the cache.
         multiprocessing_context="fork" if num_workers else None,
-        worker_init_fn=_leave_signals_to_parent if num_workers else None,
+        worker_init_fn=_leave_to_parent if num_workers else None,
         # By default the loader draws from torch's global generator, and a resumed run would differ.
         generator=torch.Generator(),
     )
@@ -252,8 +259,17 @@ class _Collate:
         )
 
 
-def _leave_signals_to_parent(worker: int) -> None:
+def _leave_to_parent(worker: int) -> None:
     # Ctrl-C, `timeout` and schedulers signal the whole process group; the parent decides when its
     # workers end, and has to finish its step and save first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A worker outlives a killed parent by seconds, in which other training processes would take the
+    # connections for alive.
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                connection = socket.socket(fileno=int(name))
+                if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                    connection.detach()
+                connection.close()

@@ -1,7 +1,8 @@
 """Batches of similar duration whose position is a number.
 
 The plan of an epoch is a function of (durations, weights, seed, epoch), so `batch(epoch, index)`
-seeks without replaying what came before, and every rank computes the same plan and takes its share.
+seeks without replaying what came before. Of several processes each computes the same plan and takes
+every n-th batch: how many there are changes who computes a batch, never which batches there are.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ class BucketingSampler:
         durations: seconds, one for each utterance; an index into it names the utterance.
         batch_size: utterances in a batch, at most.
         batch_seconds: longest duration × utterances, at most; None is no limit. An utterance that
-            is longer on its own makes a batch of one. Speed perturbation is not counted.
+            is longer on its own makes a batch of one. Speed perturbation is not counted. It also
+            makes batches cost about the same, so that processes wait less for each other.
         seed: of the run.
-        rank: this process.
-        world_size: all processes; each gets as many batches, so a few batches may come twice.
         weights: how often an epoch draws each utterance; 1 by default. Of a fraction, as many
             utterances of equal weight as it says (± 1) are drawn once more, others in each epoch.
     """
@@ -39,30 +39,24 @@ class BucketingSampler:
         batch_size: int,
         batch_seconds: float | None,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
         weights: Sequence[float] | None = None,
     ) -> None:
         if len(durations) == 0:
             raise ValueError("a sampler needs at least one utterance")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
         self._durations = np.asarray(durations, dtype=np.float64)
         self._weights = np.asarray(weights or [1.0] * len(durations), dtype=np.float64)
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
         self._seed = seed
-        self._rank = rank
-        self._world_size = world_size
         self._planned_epoch: int | None = None
         self._plan: list[list[int]] = []
 
     def num_batches(self, epoch: int) -> int:
-        """Batches of this rank in an epoch: as many for every rank, not for every epoch."""
-        return len(self._epoch_plan(epoch)) // self._world_size
+        """Batches in an epoch; their number differs a little from one epoch to another."""
+        return len(self._epoch_plan(epoch))
 
     def batch(self, epoch: int, index: int) -> list[int]:
-        """Draws of this rank's batch `index` (from 0) of an epoch (from 0).
+        """Draws of batch `index` (from 0) of an epoch (from 0).
 
         A draw is an utterance's index plus the number of utterances for each time that the epoch
         has drawn it before, so that the copies of an utterance are told apart.
@@ -70,10 +64,9 @@ class BucketingSampler:
         count = self.num_batches(epoch)
         if not 0 <= index < count:
             raise IndexError(f"batch {index} of epoch {epoch} is not in 0..{count - 1}")
-        return list(self._plan[index * self._world_size + self._rank])
+        return list(self._plan[index])
 
     def _epoch_plan(self, epoch: int) -> list[list[int]]:
-        """Batches of all ranks; those that are consumed together are neighbours."""
         if epoch != self._planned_epoch:
             self._plan = self._make_plan(epoch)
             self._planned_epoch = epoch
@@ -85,16 +78,8 @@ class BucketingSampler:
         generator = derived_generator("batches", self._seed, epoch)
         spread = generator.uniform(1 - _JITTER, 1 + _JITTER, len(draws))
         batches = self._pack(durations, np.argsort(durations * spread, kind="stable"))
-        missing = -len(batches) % self._world_size
-        batches += [batches[i] for i in generator.integers(len(batches), size=missing)]
-        # Ranks wait for each other at every step, so a group holds batches of similar length.
         batches.sort(key=lambda batch: float(durations[batch].max()) * len(batch))
-        groups = len(batches) // self._world_size
-        plan: list[list[int]] = []
-        for group in generator.permutation(groups):
-            start = int(group) * self._world_size
-            plan += [draws[b].tolist() for b in batches[start : start + self._world_size]]
-        return plan
+        return [draws[batches[int(i)]].tolist() for i in generator.permutation(len(batches))]
 
     def _draws(self, epoch: int) -> NDArray[np.int64]:
         """What the epoch draws: each utterance as often as its weight says.

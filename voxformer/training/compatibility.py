@@ -52,6 +52,8 @@ def changed_settings(path: str | Path, saved: Mapping[str, Any], config: RunConf
         sizes = section == "model" and name not in TRAINING_ONLY
         if key not in before or before[key] == now[key] or key in SILENT or sizes:
             continue
+        if key == "training.batch_seconds" and now[key] == "auto":
+            continue  # what was found goes on
         if section == "mirror" or (section == "pretrain" and config.stage is not Stage.PRETRAIN):
             continue
         if key in REFUSED:

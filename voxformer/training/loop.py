@@ -4,34 +4,39 @@ Nothing here depends on what happened before but through the saved state: dropou
 (seed, step), augmentation from (seed, epoch, utterance), batches from (seed, epoch, index). A
 resumed run is therefore bit-equal to one that was never stopped (same build, instruction set and
 thread count).
+
+Several processes (torchrun) share the micro-batches of each step. `_step` and what it calls run in
+all of them, what surrounds it in the first alone, which then shares the position.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import logging
 import math
-import os
-import resource
-import signal
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from voxformer.config import RunConfig, Stage, dump_config
-from voxformer.data.loader import Batch, decode_all, iterate_batches
+from voxformer.data.loader import Batch, decode_all
 from voxformer.data.sampler import BucketingSampler
 from voxformer.data.seeds import derived_seed
 from voxformer.model import count_parameters
 from voxformer.text.atomic import write_atomically
+from voxformer.training.batch_size import Trial, batch_seconds
 from voxformer.training.checkpoint import CheckpointError, CheckpointFolder
 from voxformer.training.compatibility import changed_data, describe_data, same_share
+from voxformer.training.compiling import as_written, compile_layers
+from voxformer.training.distributed import LostProcessError, Processes, join_processes
+from voxformer.training.gradients import GradientSum
+from voxformer.training.memory import peak_memory_gib
 from voxformer.training.mirror import Mirror
 from voxformer.training.monitor import Monitor
 from voxformer.training.optim import (
@@ -39,15 +44,17 @@ from voxformer.training.optim import (
     ctc_weight_at,
     learning_rate,
     make_optimizer,
+    planned_steps,
     schedule_step,
 )
+from voxformer.training.position import Position, resumed_position
+from voxformer.training.precision import Precision
 from voxformer.training.recovery import best_so_far
 from voxformer.training.saver import CheckpointSaver
 from voxformer.training.setup import (
     RunError,
     Start,
     build_objective,
-    choose_device,
     ctc_weight_range,
     find_start,
     load_training_set,
@@ -58,57 +65,16 @@ from voxformer.training.setup import (
     run_folder,
     take_weights,
 )
+from voxformer.training.signals import Stop
+from voxformer.training.steps import steps_of_epoch
 from voxformer.training.validation import Validator
 from voxformer.training.watch import Finding, Watch, ended_early, skipped_step, too_many_skipped
 
 logger = logging.getLogger("voxformer.training")
 
+T = TypeVar("T")
+
 EXIT_OK, EXIT_DISK, EXIT_WATCH = 0, 3, 4
-
-
-@dataclass
-class Position:
-    """How far a run is: everything that counts, saved with every checkpoint."""
-
-    step: int = 0
-    epoch: int = 0
-    micro_batch: int = 0
-    seconds: float = 0.0
-    best: float = math.inf
-    evaluations_since_best: int = 0
-    critical_in_a_row: int = 0
-    """As `watch` has it, for versions that know this count only."""
-    skipped_steps: int = 0
-    nonfinite_in_a_row: int = 0
-    evaluated: int = -1
-    watch: dict[str, Any] = field(default_factory=dict)
-    """What the run's watch remembers."""
-
-
-@dataclass
-class _Stop:
-    """Set by a signal; the loop saves and leaves at the next step."""
-
-    signal_number: int | None = None
-    previous: dict[int, Any] = field(default_factory=dict)
-
-    def __enter__(self) -> _Stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
-            raise SystemExit(128 + number)
-        self.signal_number = number
-        logger.warning(
-            "%s: saving and leaving after this step; once more leaves at once",
-            signal.Signals(number).name,
-        )
 
 
 def train(config: RunConfig, name: str) -> int:
@@ -125,21 +91,32 @@ def train(config: RunConfig, name: str) -> int:
     Raises:
         RunError, CheckpointError, DataError, FarEndError: it cannot start; nothing was changed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("training on several processes is not built yet; start it without torchrun")
-    device = choose_device(config.training.device)
-    if config.training.num_threads:
-        torch.set_num_threads(config.training.num_threads)
-    if config.training.deterministic:
-        torch.use_deterministic_algorithms(True)
+    config = config.model_copy(deep=True)
+    with join_processes(config) as processes:
+        if config.training.num_threads:
+            torch.set_num_threads(config.training.num_threads)
+        if config.training.deterministic:
+            torch.use_deterministic_algorithms(True)
+        code = _train(config, name, processes)
+        # An exit code other than 0 makes torchrun end the rest, so all wait for the mirror, too.
+        return processes.share(code)
+
+
+def _train(config: RunConfig, name: str, processes: Processes) -> int:
     folder = run_folder(config, name)
     existed = folder.is_dir()
-    make_run_folder(folder)
     try:
-        with locked(folder):
-            return _Run(config, name, folder, find_start(config, folder), device).run()
+        with contextlib.ExitStack() as stack:
+
+            def start() -> Start:
+                make_run_folder(folder)
+                stack.enter_context(locked(folder))
+                return find_start(config, folder)
+
+            found = processes.from_first(start)
+            return _Run(config, name, folder, found, processes).run()
     except BaseException:
-        if not existed:
+        if not existed and processes.first:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # goes only where it holds nothing
         raise
@@ -149,45 +126,78 @@ class _Run:
     """State of one run between its first and its last step."""
 
     def __init__(
-        self, config: RunConfig, name: str, folder: Path, start: Start, device: torch.device
+        self, config: RunConfig, name: str, folder: Path, start: Start, processes: Processes
     ) -> None:
-        self.config, self.folder, self.device = config, folder, device
-        training = config.training
-        self.vocabulary = prepare_vocabulary(config, folder, start)
-        tokenizer = self.vocabulary.tokenizer
-        self.utterances, self.token_rate = load_training_set(config, tokenizer)
-        validation = load_validation_set(config, tokenizer)
-        self.module, self.objective = build_objective(config, device)
+        self.config, self.folder, self.processes = config, folder, processes
+        self.device = processes.device
+        self.vocabulary = processes.from_first(lambda: prepare_vocabulary(config, folder, start))
+        with processes.together():
+            self._build(start)
+            limit = batch_seconds(self.trial, start, self.utterances, self.vocabulary.tokenizer)
+        # By the card with least memory; in the config, so that a run that goes on has it, too.
+        config.training.batch_seconds = None if limit is None else min(processes.gather(limit))
+        with processes.together():
+            self._plan(start)
+            if processes.first:
+                self._open(name, start)
+        processes.agree(
+            "the training utterances",
+            {u.id: (round(u.duration, 3), u.weight) for u in self.utterances},
+        )
+        self.gradients = GradientSum(self.module.parameters(), processes)
+        self.found: list[Finding] = []
+        self.before_step: Position | None = None
+        self.saved_there = "nothing" if start.resumed is None else f"step {self.position.step}"
+        self.unsaved = start.resumed is None
+        self.opening = start.message
+
+    def _build(self, start: Start) -> None:
+        """What every process has: data, network, optimiser, and where they are."""
+        config, training = self.config, self.config.training
+        self.utterances, self.token_rate = load_training_set(config, self.vocabulary.tokenizer)
+        self.precision = Precision(training.precision, self.device)
+        self.module, self.objective = build_objective(config, self.device)
         take_weights(self.module, start, config.model)
         self.optimizer = make_optimizer(self.module, training)
         self.average = (
             WeightAverage(self.module, training.ema_decay) if training.ema_decay else None
         )
+        self.trial = Trial(config, self.module, self.objective, self.optimizer, self.precision)
+
+    def _plan(self, start: Start) -> None:
+        """Where a run stands among its batches and steps."""
+        training = self.config.training
         self.sampler = BucketingSampler(
             [u.duration for u in self.utterances],
             training.batch_size,
-            training.batch_seconds,
+            training.batch_seconds_limit,
             training.seed,
             weights=[u.weight for u in self.utterances],
         )
-        steps_per_epoch = -(-self.sampler.num_batches(0) // training.gradient_accumulation_steps)
-        self.total_steps = steps_per_epoch * training.num_epochs
-        if training.max_steps:
-            self.total_steps = min(self.total_steps, training.max_steps)
+        self.per_step = training.gradient_accumulation_steps * self.processes.count
+        self.total_steps = planned_steps(self.sampler.num_batches(0), self.per_step, training)
         self.data = describe_data(self.utterances)
         self.position = Position()
         self.notes = list(start.notes)
         if start.resumed is not None:
             self._restore(start.resumed, start.path)
+
+    def _open(self, name: str, start: Start) -> None:
+        """What only the first process has: everything that evaluates, writes and tells."""
+        config, training, position = self.config, self.config.training, self.position
+        validation = load_validation_set(config, self.vocabulary.tokenizer)
+        if start.resumed is not None:
+            position.best, notes = best_so_far(self.folder, position.step, position.best)
+            self.notes += notes
+        self.watch = Watch(config.watch, position.watch, position.critical_in_a_row)
         self.saver = CheckpointSaver(
-            CheckpointFolder(folder, training.keep_last_n, training.keep_epochs_n),
+            CheckpointFolder(self.folder, training.keep_last_n, training.keep_epochs_n),
             training.max_unsaved_minutes,
-            saved_step=self.position.step if start.resumed is not None else -1,
+            saved_step=position.step if start.resumed is not None else -1,
         )
-        self.watch = Watch(config.watch, self.position.watch, self.position.critical_in_a_row)
-        self.found: list[Finding] = []
-        self.mirror = Mirror(config.mirror, folder) if config.mirror.url else None
-        self.monitor = Monitor(folder, self.total_steps, name)
+        self.mirror = Mirror(config.mirror, self.folder) if config.mirror.url else None
+        last_step = self.total_steps - round(position.schedule_offset)
+        self.monitor = Monitor(self.folder, last_step, name)
         self.validator = Validator(
             config,
             self.module,
@@ -195,71 +205,105 @@ class _Run:
             self.vocabulary,
             validation,
             self.token_rate,
-            device,
+            self.device,
         )
-        self.unsaved = start.resumed is None
-        write_atomically(folder / "config.yaml", dump_config(config))
-        self.opening = start.message
+        write_atomically(self.folder / "config.yaml", dump_config(config))
 
     def run(self) -> int:
         """Train to the end, a signal or a stop; save in each case."""
-        config, hours = self.config, sum(u.duration for u in self.utterances) / 3600
-        with self.monitor, _Stop() as stop, self.mirror or contextlib.nullcontext(), self.saver:
-            logger.info("%s in %s", self.opening, self.folder)
-            for note in self.notes:
-                logger.warning("%s", note)
-            logger.info(
-                "stage %s on %s: %.1f M parameters, %d utterances (%.2f h), %d steps",
-                config.stage.value,
-                self.device,
-                count_parameters(self.module) / 1e6,
-                len(self.utterances),
-                hours,
-                self.total_steps,
-            )
+        with Stop() as stop, contextlib.ExitStack() as stack:
+            if self.processes.first:
+                stack.enter_context(self.monitor)
+                stack.enter_context(self.mirror or contextlib.nullcontext())
+                stack.enter_context(self.saver)
+                self._tell_opening()
             if self._finished() and self.position.evaluated == self.position.step:
                 logger.info("already finished at step %d", self.position.step)
                 return EXIT_OK
             try:
                 code = self._epochs(stop)
+            except LostProcessError as error:
+                raise RunError(
+                    f"{error}; {self._keep_last_step()} is saved, go on with --resume"
+                ) from None
             except RuntimeError as error:
                 # Raised wherever the step is by now, so this state is no step's and is not saved.
                 if "DataLoader worker" not in str(error):
                     raise
-                self.saver.finish(lambda: True)
+                if self.processes.first:
+                    self.saver.finish(lambda: True)
                 raise RunError(
                     "a process that reads audio died; if memory or shared memory (/dev/shm) ran "
                     f"out, lower training.num_workers or set it to 0; {self._saved()} is saved, go "
                     "on with --resume"
                 ) from None
-            # Evaluating at the end moves what is best so far, so it is saved once more.
-            self._save()
-            in_a_hurry = code == EXIT_DISK
-            if not self.saver.finish(lambda: in_a_hurry or stop.signal_number is not None):
-                code = EXIT_DISK
-            if code == EXIT_DISK:
-                logger.error(
-                    "stopped at step %d because saving failed, %s is saved; make space and go on "
-                    "with --resume",
-                    self.position.step,
-                    self._saved(),
-                )
-            if code == EXIT_OK:
-                logger.info(
-                    "done: %s, %.0f s in steps, peak memory %.2f GiB",
-                    self.folder / "latest.pt",
-                    self.position.seconds,
-                    self._peak_memory_gib(),
-                )
-            return code
+            return self._first(self._close, code, stop)
 
-    def _peak_memory_gib(self) -> float:
-        """Of the device where it is a GPU, else of this process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    def _tell_opening(self) -> None:
+        count = self.processes.count
+        logger.info("%s in %s", self.opening, self.folder)
+        for note in self.notes:
+            logger.warning("%s", note)
+        logger.info(
+            "stage %s on %s%s: %.1f M parameters, %d utterances (%.2f h), %d steps",
+            self.config.stage.value,
+            self.device,
+            f" and {count - 1} more" if count > 1 else "",
+            count_parameters(self.module) / 1e6,
+            len(self.utterances),
+            sum(u.duration for u in self.utterances) / 3600,
+            self.total_steps,
+        )
+        if count > 1 and self.config.training.batch_seconds is None:
+            logger.info(
+                "processes wait for the one with the longest batch; training.batch_seconds makes "
+                "batches cost about the same"
+            )
+
+    def _close(self, code: int, stop: Stop) -> int:
+        # Evaluating at the end moves what is best so far, so it is saved once more.
+        self._save()
+        full = code == EXIT_DISK
+        if not self.saver.finish(lambda: full or stop.signal_number is not None):
+            code = EXIT_DISK
+        if code == EXIT_DISK:
+            logger.error(
+                "stopped at step %d because saving failed, %s is saved; make space and go on with "
+                "--resume",
+                self.position.step,
+                self._saved(),
+            )
+        if code == EXIT_OK:
+            logger.info(
+                "done: %s, %.0f s in steps, peak memory %.2f GiB",
+                self.folder / "latest.pt",
+                self.position.seconds,
+                peak_memory_gib(self.device),
+            )
+        return code
+
+    def _first(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What `function` returns in the first process, where alone it runs; the others take over
+        the position that it leaves."""
+        here = function(*arguments) if self.processes.first else None
+        left = self.processes.share((here, asdict(self.position), self._saved()))
+        result, position, self.saved_there = left
+        if not self.processes.first:
+            self.position = Position(**position)
+        return result  # type: ignore[return-value]
+
+    def _keep_last_step(self) -> str:
+        """Save the last step that all processes made together; says what is saved."""
+        if self.before_step is not None:
+            self.position = self.before_step
+        if self.processes.first:
+            self._save()
+            self.saver.finish(lambda: True)
+        return self._saved()
 
     def _saved(self) -> str:
+        if not self.processes.first:  # the first may have written more since it told
+            return self.saved_there.replace("step", "at least step")
         step = self.saver.saved_step
         return f"step {step}" if step >= 0 else "nothing"
 
@@ -273,81 +317,106 @@ class _Run:
             or (patience and position.evaluations_since_best >= patience)
         )
 
-    def _epochs(self, stop: _Stop) -> int:
+    def _epochs(self, stop: Stop) -> int:
         # Only where there is something to do: for hours of speech it takes minutes.
         config = self.config
+        if config.training.compile:
+            compile_layers(self.trial)
         self.cache = decode_all(self.utterances, config.model.sample_rate, config.data.memory_hours)
         while not self._finished():
             began = time.monotonic()
-            for batches in self._steps_of_epoch():
-                self._step(batches, began)
-                code = self._after_step(stop)
+            steps = steps_of_epoch(
+                config,
+                self.utterances,
+                self.vocabulary.tokenizer,
+                self.sampler,
+                self.position.epoch,
+                self.position.micro_batch,
+                self.processes,
+                self.cache,
+            )
+            for batches, end in steps:
+                self._step(batches, end, began, stop)
+                code = self._first(self._after_step, stop)
                 began = time.monotonic()
                 if code is not None:
                     return code
                 if self._finished():
                     break
             if self.position.micro_batch >= self.sampler.num_batches(self.position.epoch):
-                self._end_of_epoch()
+                summary = self.objective.epoch_summary(self.processes.add_tensor)
+                self._first(self._end_of_epoch, summary)
+        return self._first(self._last_evaluation, stop)
+
+    def _last_evaluation(self, stop: Stop) -> int:
         if self.position.evaluated != self.position.step and self._evaluate():
             return self._stopped_by_watch()
         return EXIT_OK if stop.signal_number is None else 128 + stop.signal_number
 
-    def _steps_of_epoch(self) -> Iterator[list[Batch]]:
-        training, position = self.config.training, self.position
-        batches = iterate_batches(
-            self.utterances,
-            self.vocabulary.tokenizer,
-            self.sampler,
-            position.epoch,
-            position.micro_batch,
-            augment=self.config.augment,
-            seed=training.seed,
-            num_workers=training.num_workers,
-            sample_rate=self.config.model.sample_rate,
-            cache=self.cache,
-        )
-        while group := list(itertools.islice(batches, training.gradient_accumulation_steps)):
-            yield group
+    def _step(self, batches: list[Batch], end: int, began: float, stop: Stop) -> None:
+        """One optimiser update over its micro-batches, which were asked for when it began.
 
-    def _step(self, batches: list[Batch], began: float) -> None:
-        """One optimiser update over its micro-batches, which were asked for when it began."""
-        training, position = self.config.training, self.position
+        Args:
+            batches: this process's.
+            end: micro-batches of the epoch that are used once all processes have had theirs.
+            began: when, in seconds of the monotonic clock.
+            stop: learns of signals to other processes.
+        """
+        training, position, processes = self.config.training, self.position, self.processes
+        waited = time.monotonic() - began
+        self.before_step = copy.deepcopy(position)
         position.step += 1
-        position.micro_batch += len(batches)
+        position.micro_batch = end
         self.unsaved = True
         rate = learning_rate(self._schedule_step(), self.total_steps, training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weight = self._weight()["ctc_weight"]
-        for batch in batches:
-            for utterance_id, reason in batch.bad:
-                logger.warning("utterance %s skipped: %s", utterance_id, reason)
-        batches = [batch for batch in batches if len(batch)]
+        said = processes.gather([(batch.bad, self.objective.weigh(batch)) for batch in batches])
         totals: dict[str, float] = {}
-        for batch in batches:
-            for key, value in self.objective.weigh(batch).items():
+        for bad, weights in itertools.chain(*said):
+            for utterance_id, reason in bad:
+                logger.warning("utterance %s skipped: %s", utterance_id, reason)
+            for key, value in weights.items():
                 totals[key] = totals.get(key, 0.0) + value
         self.module.train()
-        terms: dict[str, float] = {}
+        terms: dict[str, float] = {"audio_seconds": sum(b.audio_seconds for b in batches)}
+        last = max((i for i, batch in enumerate(batches) if len(batch)), default=-1)
         for index, batch in enumerate(batches):
-            torch.manual_seed(derived_seed("dropout", training.seed, position.step, index))
-            with self._autocast():
+            if not len(batch):
+                continue
+            place = processes.rank + index * processes.count
+            torch.manual_seed(derived_seed("dropout", training.seed, position.step, place))
+            alone = training.compile and len(batch) == 1
+            with self.precision.autocast(), as_written(alone):
                 share = self.objective.share(batch, totals, weight)
-            share.loss.backward()  # type: ignore[no-untyped-call]
+            if index == last:
+                self.gradients.expect_last()
+            self.precision.backward(share.loss)
             for key, value in share.terms.items():
                 terms[key] = terms.get(key, 0.0) + value
+        self.gradients.finish()
+        terms = processes.add(terms)
+        stop.hear(processes.gather(stop.signal_number))
         norm = self._update(terms, batches)
+        self.before_step = None
         seconds = time.monotonic() - began
         position.seconds += seconds
-        self._report(terms, norm, rate, weight, sum(b.audio_seconds for b in batches) / seconds)
-        self.found += self.watch.after_step(terms)
+        pace = {
+            "audio_per_second": terms.pop("audio_seconds") / seconds,
+            "step_seconds": seconds,
+            "data_wait": waited / seconds,
+        }
+        if processes.first:
+            self._report(terms, norm, rate, weight, pace)
+            self.found += self.watch.after_step(terms)
 
     def _update(self, terms: dict[str, float], batches: list[Batch]) -> float:
         """Clip and apply the gradients; a non-finite step changes nothing and is counted."""
+        self.precision.unscale(self.optimizer)
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip))
-        if batches and math.isfinite(norm) and math.isfinite(terms["loss"]):
+        if math.isfinite(norm) and math.isfinite(terms.get("loss", math.nan)):
             self.position.nonfinite_in_a_row = 0
             self.optimizer.step()
             if self.average is not None:
@@ -355,7 +424,8 @@ class _Run:
         else:
             self.position.skipped_steps += 1
             self.position.nonfinite_in_a_row += 1
-            self.suspects = [utterance_id for batch in batches for utterance_id in batch.ids]
+            ids = self.processes.gather([name for batch in batches for name in batch.ids])
+            self.suspects = list(itertools.chain(*ids))
             self.found.append(
                 skipped_step(self.position.step, terms.get("loss"), norm, self.suspects)
             )
@@ -363,21 +433,29 @@ class _Run:
         return norm
 
     def _report(
-        self, terms: dict[str, float], norm: float, rate: float, weight: float, speed: float
+        self,
+        terms: dict[str, float],
+        norm: float,
+        rate: float,
+        weight: float,
+        pace: dict[str, float],
     ) -> None:
         position, training = self.position, self.config.training
         values = {
-            "epoch": position.epoch + self._epoch_progress(),
+            "epoch": position.epoch
+            + position.micro_batch / self.sampler.num_batches(position.epoch),
+            "loss": math.nan,
             **terms,
             "ctc_weight": weight,
             "learning_rate": rate,
             "gradient_norm": norm,
-            "audio_per_second": speed,
+            **pace,
+            "peak_memory_gib": peak_memory_gib(self.device),
             "skipped_steps": position.skipped_steps,
+            **self.precision.metrics(),
             **self.saver.metrics(),
             **(self.mirror.metrics() if self.mirror else {}),
         }
-        values.setdefault("loss", math.nan)
         if position.step % training.log_interval == 0 or position.step == 1:
             self.monitor.row("train", position.step, values)
         limit = training.max_minutes
@@ -391,12 +469,10 @@ class _Run:
 
     def _schedule_step(self) -> float:
         position, limit = self.position, self.config.training.max_minutes
-        return schedule_step(position.step, self.total_steps, position.seconds, limit)
+        step = position.step + position.schedule_offset
+        return schedule_step(step, self.total_steps, position.seconds, limit)
 
-    def _epoch_progress(self) -> float:
-        return self.position.micro_batch / self.sampler.num_batches(self.position.epoch)
-
-    def _after_step(self, stop: _Stop) -> int | None:
+    def _after_step(self, stop: Stop) -> int | None:
         """Evaluate, save or leave; an exit code means leave."""
         training, step = self.config.training, self.position.step
         if self.position.nonfinite_in_a_row >= training.max_nonfinite_steps:
@@ -411,9 +487,8 @@ class _Run:
             return 128 + stop.signal_number
         return EXIT_DISK if self.saver.overdue else None
 
-    def _end_of_epoch(self) -> None:
+    def _end_of_epoch(self, summary: dict[str, float]) -> None:
         position = self.position
-        summary = self.objective.epoch_summary()
         position.epoch, position.micro_batch = position.epoch + 1, 0
         self.unsaved = True
         if summary:
@@ -428,7 +503,8 @@ class _Run:
         """Evaluate on the validation set, keep the best; True when the watch says stop."""
         self.position.evaluated = self.position.step
         self.unsaved = True
-        result = self.validator.run(self.average.state_dict() if self.average else None)
+        with as_written(self.config.training.compile):
+            result = self.validator.run(self.average.state_dict() if self.average else None)
         if result is None:
             return False
         position = self.position
@@ -467,13 +543,6 @@ class _Run:
         self.position.critical_in_a_row = 0
         return EXIT_WATCH
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        precision = self.config.training.precision
-        cuda = self.device.type == "cuda"
-        if precision == "bf16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported()):
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
-
     def _identity(self) -> dict[str, Any]:
         return {
             "stage": self.config.stage.value,
@@ -498,6 +567,8 @@ class _Run:
             "ema": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "position": asdict(self.position),
+            "micro_batches_per_step": self.per_step,
+            "loss_scale": self.precision.state_dict(),
         }
         self.saver.save_step(self.position.step, state, epoch)
         self.unsaved = False
@@ -515,7 +586,10 @@ class _Run:
                 group.update(values)
             if self.average is not None:
                 self.average.load_state_dict(state["ema"] or state["model"])
-            position = self.position = Position(**state["position"])
+            self.precision.load_state_dict(state.get("loss_scale", {}))
+            position = self.position = resumed_position(
+                state, self.sampler.num_batches(0), self.per_step, self.config.training
+            )
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path}: does not fit this run: {reason}") from None
@@ -524,5 +598,3 @@ class _Run:
         data, saved_data = self._data(), state.get("data")
         self.notes += changed_data(saved_data, data)
         position.micro_batch = same_share(position.micro_batch, saved_data, data["num_batches"])
-        position.best, notes = best_so_far(self.folder, position.step, position.best)
-        self.notes += notes

@@ -11,6 +11,7 @@ per target token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,8 +54,8 @@ class Objective(Protocol):
         """The batch's part of the step's loss, given the step's denominators."""
         ...
 
-    def epoch_summary(self) -> dict[str, float]:
-        """Statistics gathered since the last call."""
+    def epoch_summary(self, add: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Statistics gathered since the last call; `add` sums a CPU tensor over processes."""
         ...
 
 
@@ -83,8 +84,10 @@ class PretrainObjective:
         accuracy = output.correct / max(1.0, totals["masked"])
         return Share(loss, {"loss": float(loss.detach()), "masked_accuracy": accuracy})
 
-    def epoch_summary(self) -> dict[str, float]:
+    def epoch_summary(self, add: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """Share of the codebook in use, its perplexity, and the majority class's share."""
+        if add is not None:
+            self.counts = add(self.counts)
         totals = self.counts.sum(1, keepdim=True).clamp(min=1)
         share = self.counts / totals
         entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
@@ -181,7 +184,7 @@ class SupervisedObjective:
         terms["loss"] = float(loss.detach())
         return Share(loss, terms)
 
-    def epoch_summary(self) -> dict[str, float]:
+    def epoch_summary(self, add: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """Nothing is gathered in the supervised stages."""
         return {}
 

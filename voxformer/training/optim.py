@@ -45,7 +45,29 @@ def make_optimizer(module: nn.Module, config: TrainingConfig) -> Optimizers:
     return Optimizers(adamw=adamw, muon=muon)
 
 
-def schedule_step(step: int, total_steps: int, seconds: float, max_minutes: float | None) -> float:
+def planned_steps(micro_batches: int, per_step: int, config: TrainingConfig) -> int:
+    """Steps of a whole run, as its schedules count them.
+
+    Args:
+        micro_batches: of an epoch.
+        per_step: micro-batches of a step, over all processes.
+        config: `num_epochs` and `max_steps`.
+    """
+    steps = -(-micro_batches // per_step) * config.num_epochs
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def rescaled_offset(step: int, offset: float, planned_before: int, planned_now: int) -> float:
+    """What to add to `step` so that schedules stay at the same fraction of the run.
+
+    For a run that goes on with steps of another size, such as on more processes.
+    """
+    return (step + offset) * planned_now / planned_before - step
+
+
+def schedule_step(
+    step: float, total_steps: int, seconds: float, max_minutes: float | None
+) -> float:
     """Where in 1 … total_steps the schedules are: at `step`, or further where time is shorter.
 
     A run that `max_minutes` will end before its last step follows its schedules in time instead, so

@@ -117,7 +117,9 @@ class Validator:
     def _batches(self) -> Iterator[Batch]:
         training = self.config.training
         durations = [u.duration for u in self.utterances]
-        sampler = BucketingSampler(durations, training.batch_size, training.batch_seconds, seed=0)
+        sampler = BucketingSampler(
+            durations, training.batch_size, training.batch_seconds_limit, seed=0
+        )
         batches = iterate_batches(
             self.utterances,
             self.vocabulary.tokenizer,
