@@ -2,7 +2,9 @@
 
 What a user would have at hand is prepared outside the clock: contiguous float32 log-probs, or
 probabilities for fast-ctc-decode; decoders, their language models and token tables. Inside is the
-call that searches, with what it returns, and nothing else. Turning the result into ids is outside.
+call that searches, with what it returns, and nothing else; of ours, whose text and times are made
+when they are asked for, those of the best, which a search returns first. flashlight-text makes its
+results' fields in the same way. Turning the result into ids is outside.
 
 flashlight-text, pyctcdecode and ctc-beam-decoder keep a prefix that may end in blank or not as two
 entries of the beam; ours and fast-ctc-decode as one. "Exact" is therefore the same search only as
@@ -186,7 +188,10 @@ class VoxFormer:
         self.items = [(batch, lengths)]
 
     def decode(self, item: Any) -> Any:
-        return self._decoder.decode(*item)
+        result = self._decoder.decode(*item)
+        for hypotheses in result:
+            _ = hypotheses[0].text  # with which all else of the best is made
+        return result
 
     def token_ids(self, result: Any) -> list[list[int]]:
         return [list(hypotheses[0].token_ids) for hypotheses in result]

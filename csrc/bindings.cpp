@@ -88,7 +88,7 @@ PyObject* ToNumber(double value) { return PyFloat_FromDouble(value); }
 PyObject* ToNumber(std::int64_t value) { return PyLong_FromLongLong(value); }
 PyObject* ToNumber(std::int32_t value) { return PyLong_FromLong(value); }
 
-// Without the list that a cast makes on the way: what a short utterance takes is mostly this.
+// Without the list that a cast makes on the way.
 template <typename Value>
 py::tuple ToTuple(const std::vector<Value>& values) {
   py::tuple tuple(values.size());
@@ -100,18 +100,9 @@ py::tuple ToTuple(const std::vector<Value>& values) {
   return tuple;
 }
 
-// In the order of RawHypothesis in _core.pyi.
-py::tuple ToTuple(const Hypothesis& hypothesis) {
-  return py::make_tuple(
-      ToTuple(hypothesis.token_ids), hypothesis.score, hypothesis.ctc_score,
-      hypothesis.attention_score, hypothesis.lm_score, ToTuple(hypothesis.timesteps),
-      ToTuple(hypothesis.token_confidences), hypothesis.confidence, hypothesis.truncated,
-      ToTuple(hypothesis.token_starts), ToTuple(hypothesis.token_ends), hypothesis.bonus_score);
-}
-
-py::list ToList(const std::vector<Hypothesis>& hypotheses) {
+py::list ToList(std::vector<Hypothesis> hypotheses) {
   py::list list;
-  for (const Hypothesis& hypothesis : hypotheses) list.append(ToTuple(hypothesis));
+  for (Hypothesis& hypothesis : hypotheses) list.append(py::cast(std::move(hypothesis)));
   return list;
 }
 
@@ -127,7 +118,7 @@ py::list DecodeUtterances(const std::vector<CtcLogProbs>& batch, const IdArray& 
     results = DecodeBatch(batch, length_view, options, fusion, num_threads);
   }
   py::list list;
-  for (const std::vector<Hypothesis>& hypotheses : results) list.append(ToList(hypotheses));
+  for (std::vector<Hypothesis>& hypotheses : results) list.append(ToList(std::move(hypotheses)));
   return list;
 }
 
@@ -165,8 +156,8 @@ py::list DecodeTopK(const TokenArray& ids, const FloatArray& log_probs, const Fl
   return DecodeUtterances(batch, lengths, options, num_threads, fusion);
 }
 
-py::tuple Align(const py::array& log_probs, TokenIds token_ids, std::int64_t blank_id) {
-  return ToTuple(AlignTokens(AsUtterance(log_probs), std::move(token_ids), blank_id));
+Hypothesis Align(const py::array& log_probs, TokenIds token_ids, std::int64_t blank_id) {
+  return AlignTokens(AsUtterance(log_probs), std::move(token_ids), blank_id);
 }
 
 // ln p of each hypothesis' tokens and of </s> out of the decoder's logits [n, positions, vocab].
@@ -220,6 +211,24 @@ py::tuple RescoreHypotheses(const std::vector<TokenIds>& token_ids,
     scores.append(hypothesis.score);
   }
   return py::make_tuple(attention_scores, scores, order);
+}
+
+// What a hypothesis is in few numbers, and its numbers for each token: the latter are made for who
+// asks, since making them would take longer than the search and keep Python's lock.
+void BindHypothesis(py::module_& module) {
+  py::class_<Hypothesis>(module, "RawHypothesis")
+      .def("numbers",
+           [](const Hypothesis& hypothesis) {
+             return py::make_tuple(hypothesis.score, hypothesis.ctc_score,
+                                   hypothesis.attention_score, hypothesis.lm_score,
+                                   hypothesis.confidence, hypothesis.truncated,
+                                   hypothesis.bonus_score);
+           })
+      .def("tokens", [](const Hypothesis& hypothesis) {
+        return py::make_tuple(ToTuple(hypothesis.token_ids), ToTuple(hypothesis.timesteps),
+                              ToTuple(hypothesis.token_confidences),
+                              ToTuple(hypothesis.token_starts), ToTuple(hypothesis.token_ends));
+      });
 }
 
 // One thread at a time, where Python itself does not see to that.
@@ -328,6 +337,7 @@ void BindFusion(py::module_& module) {
 // own (CtcStream, FusionModel), is locked here, or is one thread's (NgramBuilder).
 PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.doc() = "The compiled decoder behind voxformer.decoding.";
+  BindHypothesis(module);
   BindOptions(module);
   BindLanguageModel(module);
   BindFusion(module);
@@ -363,7 +373,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
           const py::gil_scoped_release release;
           hypotheses = stream.Partial();
         }
-        return ToList(hypotheses);
+        return ToList(std::move(hypotheses));
       });
 }
 

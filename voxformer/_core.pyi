@@ -6,22 +6,17 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-# token_ids, score, ctc_score, attention_score, lm_score, timesteps, token_confidences, confidence,
-# truncated, token_starts, token_ends, bonus_score
-RawHypothesis: TypeAlias = tuple[
-    tuple[int, ...],
-    float,
-    float | None,
-    float | None,
-    float,
-    tuple[int, ...],
-    tuple[float, ...],
-    float,
-    bool,
-    tuple[int, ...],
-    tuple[int, ...],
-    float,
-]
+class RawHypothesis:
+    # score, ctc_score, attention_score, lm_score, confidence, truncated, bonus_score
+    def numbers(
+        self,
+    ) -> tuple[float, float | None, float | None, float, float, bool, float]: ...
+    # token_ids, timesteps, token_confidences, token_starts, token_ends
+    def tokens(
+        self,
+    ) -> tuple[
+        tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[int, ...], tuple[int, ...]
+    ]: ...
 
 LogProbs: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 

@@ -1,9 +1,11 @@
 """Batches, threads, edge cases, errors and text of the CTC decoder's Python face."""
 
+import copy
 import itertools
 import math
+import pickle
 import threading
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -251,9 +253,25 @@ def test_results_are_the_same_every_time():
     assert all(a == b for a, b in itertools.pairwise(runs))
 
 
-def test_what_the_extension_returns_has_every_field():
-    [[hypothesis]] = CtcBeamDecoder(["<blank>", "a"], BeamOptions(n_best=1)).decode(
-        np.log([[[0.1, 0.9]]])
-    )
-    assert vars(hypothesis).keys() == {field.name for field in fields(Hypothesis)}
-    assert replace(hypothesis) == hypothesis
+def test_what_is_made_when_asked_for_is_there_however_one_asks():
+    log_probs = np.log([[[0.1, 0.6, 0.3], [0.7, 0.2, 0.1]]])
+
+    def found():
+        [[hypothesis]] = CtcBeamDecoder(["<blank>", "a", "\u2581b"]).decode(log_probs)
+        return hypothesis
+
+    names = {field.name for field in fields(Hypothesis)}
+    whole = replace(found())
+    assert vars(whole).keys() == names
+    assert (whole.text, whole.token_ids, whole.timesteps) == ("a", (1,), (0,))
+    assert (whole.token_starts, whole.token_ends) == ((0,), (1,))
+    assert whole.token_confidences == pytest.approx((0.6,))
+    for again in (found(), pickle.loads(pickle.dumps(found())), copy.copy(found())):
+        assert again == whole
+        assert (repr(again), hash(again)) == (repr(whole), hash(whole))
+    for name in names:
+        assert getattr(found(), name) == getattr(whole, name)
+    assert asdict(found()) == asdict(whole)
+    with pytest.raises(AttributeError, match="'Hypothesis' object has no attribute 'timestep'"):
+        found().timestep  # noqa: B018
+    assert Hypothesis((), "", 0.0).timesteps == ()

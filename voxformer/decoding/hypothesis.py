@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .._core import RawHypothesis
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One transcript of an utterance. Scores are natural logarithms."""
+    """One transcript of an utterance. Scores are natural logarithms.
+
+    What a search returns makes its text and its numbers for each token when they are first asked
+    for: of a hundred hypotheses, few are read.
+    """
 
     token_ids: tuple[int, ...]
     """Vocabulary ids, without blanks and sentence marks."""
@@ -37,10 +41,10 @@ class Hypothesis:
     lm_score: float = 0.0
     """ln p of the words and `</s>` under a language model; 0 without one."""
 
-    timesteps: tuple[int, ...] = ()
+    timesteps: tuple[int, ...] = field(default_factory=tuple)
     """0-based encoder frame of each token's peak in the best alignment; empty without CTC."""
 
-    token_confidences: tuple[float, ...] = ()
+    token_confidences: tuple[float, ...] = field(default_factory=tuple)
     """Probability of each token at its peak frame (CTC) or when it was chosen (attention)."""
 
     confidence: float = 0.0
@@ -49,10 +53,10 @@ class Hypothesis:
     truncated: bool = False
     """The length cap ended it, not the model."""
 
-    token_starts: tuple[int, ...] = ()
+    token_starts: tuple[int, ...] = field(default_factory=tuple)
     """0-based encoder frame where each token begins in the best alignment; empty without CTC."""
 
-    token_ends: tuple[int, ...] = ()
+    token_ends: tuple[int, ...] = field(default_factory=tuple)
     """The frame after each token's last."""
 
     bonus_score: float = 0.0
@@ -71,27 +75,57 @@ class Hypothesis:
             for start, end in zip(self.token_starts, self.token_ends, strict=True)
         ]
 
+    if not TYPE_CHECKING:  # for whom all fields are there
+
+        def __getattr__(self, name: str) -> Any:
+            """The fields that the extension still has."""
+            values = self.__dict__
+            raw = values.get("_raw")
+            if raw is not None and name in _LATER:
+                _read_tokens(values, raw)
+            if name in values:  # another thread may have been first
+                return values[name]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {own.name: getattr(self, own.name) for own in fields(self)}
+
+
+_LATER = frozenset(
+    {"token_ids", "text", "timesteps", "token_confidences", "token_starts", "token_ends"}
+)
+
 
 def from_raw(raw: RawHypothesis, pieces: Sequence[str] | None) -> Hypothesis:
-    """The `Hypothesis` of the extension's tuple, with its text by `with_spaces(tokens)`."""
-    # The initialiser of a frozen dataclass sets its fields one by one through object.__setattr__,
-    # which took a third of the time of a short utterance with ten hypotheses.
+    """The `Hypothesis` of the extension's, with its text by `with_spaces(tokens)`."""
+    # Not by the initialiser, which sets the fields of a frozen dataclass one by one.
     hypothesis = object.__new__(Hypothesis)
     values = hypothesis.__dict__
     (
-        token_ids,
         values["score"],
         values["ctc_score"],
         values["attention_score"],
         values["lm_score"],
-        values["timesteps"],
-        values["token_confidences"],
         values["confidence"],
         values["truncated"],
+        values["bonus_score"],
+    ) = raw.numbers()
+    values["_raw"] = raw
+    values["_pieces"] = pieces
+    return hypothesis
+
+
+def _read_tokens(values: dict[str, Any], raw: RawHypothesis) -> None:
+    """Put the fields of `_LATER` into a hypothesis, and let go of the extension's."""
+    (
+        token_ids,
+        values["timesteps"],
+        values["token_confidences"],
         values["token_starts"],
         values["token_ends"],
-        values["bonus_score"],
-    ) = raw
-    values["token_ids"] = token_ids
+    ) = raw.tokens()
+    pieces = values.get("_pieces")
     values["text"] = "" if pieces is None else "".join([pieces[i] for i in token_ids]).strip()
-    return hypothesis
+    values["token_ids"] = token_ids
+    values.pop("_raw", None)
+    values.pop("_pieces", None)
