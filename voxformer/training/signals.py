@@ -18,6 +18,7 @@ class Stop:
 
     signal_number: int | None = None
     own: bool = False
+    left: bool = False
     previous: dict[int, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Stop:
@@ -30,7 +31,13 @@ class Stop:
             signal.signal(number, handler)
 
     def hear(self, signals: Iterable[int | None]) -> None:
-        """Take over a signal that any process has had; one's own is not forgotten."""
+        """Take over a signal that any process has had; one's own is not forgotten.
+
+        Raises:
+            SystemExit: a second one came where Python drops exceptions, such as in a destructor.
+        """
+        if self.left:
+            raise SystemExit(128 + (self.signal_number or 0))
         for number in signals:
             if number is not None:
                 self.signal_number = number
@@ -38,6 +45,7 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.own:
+            self.left = True
             raise SystemExit(128 + number)
         self.own, self.signal_number = True, number
         logger.warning(
