@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from voxformer.runtime.bundle import sha256_of
+
 GRAPHS = ("encoder", "decoder", "decoder_step")
 KIT_NAME = "kit.json"
 FRAME_SHIFT_S = 0.04
@@ -189,7 +191,7 @@ def build_engines(
         sidecar = {
             "engine_sha256": hashlib.sha256(engine).hexdigest(),
             "bytes": len(engine),
-            "onnx_sha256": _sha256(source),
+            "onnx_sha256": sha256_of(source),
             "library": library.name,
             "library_version": library.version,
             "driver_version": _driver_version(),
@@ -364,7 +366,7 @@ def build_kit(folder: str | Path, say: Say = lambda message: None) -> list[Path]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise EngineBuildError(f"{folder / KIT_NAME}: not a build kit: {error!r}") from None
     for name, digest in files.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
             raise EngineBuildError(f"{folder / name}: missing or changed; copy the kit again")
     more = {key: kit[key] for key in ("parity_of_graphs",) if key in kit}
     return build_engines(folder, folder, target, precision, sample_rate, more=more, say=say)
@@ -378,10 +380,6 @@ def installed_version(library: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

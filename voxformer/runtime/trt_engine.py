@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from voxformer.runtime.bundle import Bundle
+from voxformer.runtime.bundle import Bundle, sha256_of
 from voxformer.runtime.engine import EngineError
 from voxformer.runtime.trt_build import GRAPHS, installed_version, local_capability
 
@@ -48,7 +47,7 @@ def _why_not(folder: Path, here: str) -> str | None:
         values: dict[str, Any] = json.loads(sidecar.read_text("utf-8"))
         target = values["target"]["name"]
         rebuild = f"`voxformer export --trt --target {target}`"
-        if hashlib.sha256(engine.read_bytes()).hexdigest() != values["engine_sha256"]:
+        if sha256_of(engine) != values["engine_sha256"]:
             return f"{engine.name} was changed; build it again with {rebuild}"
         if values["compute_capability"] != here:
             device = f"a GPU of compute capability {here}" if here else "no NVIDIA GPU"
