@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from voxformer.audio.io import AudioError, read_audio, read_audio_int16, resample
+from voxformer.audio.io import (
+    AudioError,
+    raw_blocks,
+    read_audio,
+    read_audio_int16,
+    read_blocks,
+    resample,
+)
 
 RATE = 16000
 
@@ -167,3 +175,54 @@ def test_import_needs_numpy_only() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert printed.stdout.strip() == "[]", printed.stderr
+
+
+@pytest.mark.parametrize("block_seconds", [0.01, 0.3, 10.0])
+@pytest.mark.parametrize(
+    ("name", "rate", "channels"),
+    [("a.wav", 16000, 1), ("a.flac", 8000, 2), ("a.wav", 96000, 2), ("a.flac", 44100, 1)],
+)
+def test_blocks_together_are_the_whole_file(
+    tmp_path: Path, name: str, rate: int, channels: int, block_seconds: float
+) -> None:
+    samples = np.random.default_rng(1).uniform(-1, 1, (2 * rate + 7, channels))
+    soundfile.write(tmp_path / name, samples, rate)
+    blocks = list(read_blocks(tmp_path / name, RATE, block_seconds))
+    assert all(0 < len(block) < 1.5 * block_seconds * RATE + 2000 for block in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), read_audio(tmp_path / name))
+
+
+def test_blocks_end_with_what_is_wrong_with_the_file(tmp_path: Path) -> None:
+    noise = np.random.default_rng(2).uniform(-1, 1, 4 * RATE)
+    soundfile.write(tmp_path / "a.flac", noise, RATE)
+    data = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(data[: len(data) // 2])
+    blocks = read_blocks(tmp_path / "a.flac", RATE, 1.0)
+    assert len(next(blocks)) == RATE
+    with pytest.raises(AudioError, match=r"a\.flac: (truncated|unreadable) audio"):
+        list(blocks)
+    soundfile.write(tmp_path / "b.wav", np.zeros(0, np.float32), RATE)
+    with pytest.raises(AudioError, match="empty audio: no samples"):
+        list(read_blocks(tmp_path / "b.wav"))
+
+
+class Dripping(io.RawIOBase):
+    """A pipe that gives a few bytes at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = data
+
+    def read(self, size: int = -1) -> bytes:
+        given, self._rest = self._rest[: min(size, 7)], self._rest[min(size, 7) :]
+        return given
+
+
+def test_raw_samples_are_read_from_a_pipe(tmp_path: Path) -> None:
+    samples = (tone(rate=8000) * 32767).astype("<i2")
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="PCM_16")
+    blocks = raw_blocks(Dripping(samples.tobytes()), "stdin", 8000, RATE, 0.25)
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), read_audio(tmp_path / "a.wav"))
+    with pytest.raises(AudioError, match="stdin: ends in the middle of a sample"):
+        list(raw_blocks(Dripping(b"abc"), "stdin", 8000, RATE))
+    with pytest.raises(AudioError, match="stdin: empty audio"):
+        list(raw_blocks(Dripping(b""), "stdin", RATE, RATE))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .io import AudioError, read_audio
+from .io import AudioError, raw_blocks, read_audio, read_blocks
 
-__all__ = ["AudioError", "read_audio"]
+__all__ = ["AudioError", "raw_blocks", "read_audio", "read_blocks"]

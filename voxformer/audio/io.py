@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,18 +58,100 @@ def read_audio_int16(path: str | os.PathLike[str], sample_rate: int = 16000) -> 
     return np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
 
 
+def read_blocks(
+    path: str | os.PathLike[str], sample_rate: int = 16000, block_seconds: float = 10.0
+) -> Iterator[NDArray[np.float32]]:
+    """`read_audio` in pieces of about `block_seconds`, so that a recording may be of any length.
+
+    Resampling goes on from one block to the next. What is wrong at the end of a file is said when
+    the end is reached.
+
+    Yields:
+        float32 [samples], not empty; together what `read_audio` gives.
+
+    Raises:
+        AudioError: as `read_audio`.
+    """
+    path = Path(path)
+    given = 0
+    with _opened(path) as file:
+        size = max(1, round(block_seconds * file.samplerate))
+        resampler = _Resampler(file.samplerate, sample_rate)
+        read = 0
+        while True:
+            samples = file.read(size, dtype="float32", always_2d=True)
+            read += len(samples)
+            last = len(samples) < size
+            if last:
+                _refuse_short(path, file, read)
+            mono = resampler.next(_mixed(path, samples), last)
+            given += len(mono)
+            if len(mono):
+                yield _in_range(mono)
+            if last:
+                break
+    if given == 0:
+        raise _shorter_than_a_sample(path, sample_rate)
+
+
+def raw_blocks(
+    file: BinaryIO, name: str, source_rate: int, sample_rate: int, block_seconds: float = 10.0
+) -> Iterator[NDArray[np.float32]]:
+    """As `read_blocks`, of 16-bit little-endian mono samples without a header, from a pipe or file.
+
+    Args:
+        file: opened for reading bytes.
+        name: for messages.
+        source_rate: samples per second of the file.
+        sample_rate: samples per second of the result.
+        block_seconds: of audio at a time.
+
+    Raises:
+        AudioError: there is no sample, or half of one at the end.
+    """
+    resampler = _Resampler(source_rate, sample_rate)
+    size = 2 * max(1, round(block_seconds * source_rate))
+    given = 0
+    while True:
+        data = _read_fully(file, size)
+        if len(data) % 2:
+            raise AudioError(f"{name}: ends in the middle of a sample; --raw takes 16-bit samples")
+        last = len(data) < size
+        mono = resampler.next(np.frombuffer(data, "<i2").astype(np.float32) / 32768.0, last)
+        given += len(mono)
+        if len(mono):
+            yield _in_range(mono)
+        if last:
+            break
+    if given == 0:
+        raise _shorter_than_a_sample(name, sample_rate)
+
+
 def _mono(
     path: Path, samples: NDArray[np.float32], source_rate: int, sample_rate: int
 ) -> NDArray[np.float32]:
     """Channels averaged, resampled and kept in [-1, 1]; [samples, channels] to [samples]."""
+    mono = resample(_mixed(path, samples), source_rate, sample_rate)
+    if len(mono) == 0:
+        raise _shorter_than_a_sample(path, sample_rate)
+    return _in_range(mono)
+
+
+def _mixed(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Channels averaged: [samples, channels] to [samples]."""
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: audio holds NaN or infinite samples")
-    mono = resample(mono, source_rate, sample_rate)
-    if len(mono) == 0:
-        raise AudioError(f"{path}: empty audio: shorter than one sample at {sample_rate} Hz")
+    return np.ascontiguousarray(mono)
+
+
+def _in_range(mono: NDArray[np.float32]) -> NDArray[np.float32]:
     # Lossy codecs and resampling overshoot full scale by a little.
     return np.ascontiguousarray(np.clip(mono, -1.0, 1.0), dtype=np.float32)
+
+
+def _shorter_than_a_sample(name: object, sample_rate: int) -> AudioError:
+    return AudioError(f"{name}: empty audio: shorter than one sample at {sample_rate} Hz")
 
 
 def _decoded(path: Path, as_stored_at: int | None = None) -> tuple[NDArray[Any], int]:
@@ -75,28 +159,66 @@ def _decoded(path: Path, as_stored_at: int | None = None) -> tuple[NDArray[Any],
 
     They are float32, or int16 where the file holds that, mono, at the rate `as_stored_at`.
     """
+    with _opened(path) as file:
+        kept = (file.subtype, file.channels, file.samplerate) == ("PCM_16", 1, as_stored_at)
+        samples = file.read(dtype="int16" if kept else "float32", always_2d=True)
+        _refuse_short(path, file, len(samples))
+        return samples, int(file.samplerate)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A SoundFile; what goes wrong with it is an AudioError."""
     soundfile = _import("soundfile")
     try:
         if not path.is_file():
             raise AudioError(f"{path}: no such audio file")
         _refuse_truncated(path)
         with soundfile.SoundFile(str(path)) as file:
-            kept = (file.subtype, file.channels, file.samplerate) == ("PCM_16", 1, as_stored_at)
-            # Lossy formats know their length only roughly, so only lossless ones are held to it.
-            promised = file.frames if file.format in ("FLAC", "WAV", "AIFF", "W64") else 0
-            samples = file.read(dtype="int16" if kept else "float32", always_2d=True)
-            source_rate: int = file.samplerate
+            yield file
     except AudioError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
         said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
         reason = " ".join(str(said).split())
         raise AudioError(f"{path}: unreadable audio: {reason}") from None
-    if len(samples) < promised:
-        raise AudioError(f"{path}: truncated audio: {len(samples)} of {promised} samples")
-    if len(samples) == 0:
+
+
+def _refuse_short(path: Path, file: Any, read: int) -> None:
+    # Lossy formats know their length only roughly, so only lossless ones are held to it.
+    promised = file.frames if file.format in ("FLAC", "WAV", "AIFF", "W64") else 0
+    if read < promised:
+        raise AudioError(f"{path}: truncated audio: {read} of {promised} samples")
+    if read == 0:
         raise AudioError(f"{path}: empty audio: no samples")
-    return samples, source_rate
+
+
+def _read_fully(file: BinaryIO, size: int) -> bytes:
+    """So many bytes, or what is left; a pipe gives them in pieces."""
+    parts: list[bytes] = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+class _Resampler:
+    """`resample` over blocks that follow each other."""
+
+    def __init__(self, source_rate: float, target_rate: float) -> None:
+        self._stream: Any = None
+        if source_rate != target_rate:
+            soxr: Any = _import("soxr")
+            self._stream = soxr.ResampleStream(
+                source_rate, target_rate, 1, dtype="float32", quality="HQ"
+            )
+
+    def next(self, samples: NDArray[np.float32], last: bool) -> NDArray[np.float32]:
+        """What the next block, float32 [samples], adds; it may be nothing until the last one."""
+        if self._stream is None:
+            return samples
+        resampled: NDArray[np.float32] = self._stream.resample_chunk(samples, last=last)
+        return resampled
 
 
 def resample(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from voxformer.audio import AudioError
 from voxformer.decoding import Hypothesis, ctc_align
 from voxformer.runtime.bundle import read_bundle
-from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray
+from voxformer.runtime.engine import Encoded, Engine, EngineError
 from voxformer.runtime.options import (
     MODES,
     DecodingOptions,
@@ -21,13 +22,16 @@ from voxformer.runtime.options import (
     check_mode,
     default_mode,
 )
+from voxformer.runtime.pools import Recording, pools
 from voxformer.runtime.recognise import batches_by_duration, decode, encode, pad_batch
-from voxformer.runtime.segments import cut_points
-from voxformer.runtime.transcript import Segment, Transcript, Word, words_of
-
-Recording = str | os.PathLike[str] | FloatArray
+from voxformer.runtime.seams import Window, join
+from voxformer.runtime.segments import DEFAULT_CUTTING, Cutting, Piece
+from voxformer.runtime.transcript import Transcript, transcript_of, words_of
 
 ENGINES = ("onnxruntime", "tensorrt")
+
+POOLED_BATCHES = 4
+"""Batches that are read ahead, so that pieces of like durations are found for each."""
 
 
 class Recognizer:
@@ -38,6 +42,7 @@ class Recognizer:
         vocabulary: of the model.
         options: of the searches.
         modes: decoding modes whose parts are trained.
+        cutting: how long recordings are cut.
     """
 
     def __init__(
@@ -46,11 +51,13 @@ class Recognizer:
         vocabulary: Vocabulary,
         options: DecodingOptions,
         modes: Sequence[Mode] = MODES,
+        cutting: Cutting = DEFAULT_CUTTING,
     ) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
         self.options = options
         self.modes = tuple(modes)
+        self.cutting = cutting
 
     @classmethod
     def load(
@@ -98,7 +105,8 @@ class Recognizer:
     ) -> list[Transcript]:
         """Transcribe recordings, batched by duration; the results are in the order given.
 
-        A recording longer than 30 s is cut at its quietest points into pieces of at most 30 s.
+        A recording longer than 30 s is cut in its pauses; where it has none, pieces overlap, and
+        `seams` joins their words. Files are read as they are recognised, and may be of any length.
 
         Args:
             recordings: paths of audio files, or float32 [samples] in [-1, 1], mono, at the model's
@@ -113,49 +121,75 @@ class Recognizer:
             ModeError: an unknown mode, or one that the model was not trained for.
             ValueError: an array is not float [samples], or not finite.
         """
+        transcripts = []
+        for result in self.transcribe_each(recordings, mode, batch_size, batch_seconds):
+            if isinstance(result, AudioError):
+                raise result
+            transcripts.append(result)
+        return transcripts
+
+    def transcribe_each(
+        self,
+        recordings: Iterable[Recording],
+        mode: Mode | None = None,
+        batch_size: int = 16,
+        batch_seconds: float = 240.0,
+        progress: Callable[[float], None] = lambda seconds: None,
+    ) -> Iterator[Transcript | AudioError]:
+        """`transcribe` for lists of any length: gives each result as soon as it is there.
+
+        Args:
+            recordings: as for `transcribe`, or functions that give the blocks of a recording,
+                float32 [samples] each; they are read as results are asked for.
+            mode: see `transcribe`.
+            batch_size: see `transcribe`.
+            batch_seconds: see `transcribe`; four times as much audio is held in memory.
+            progress: called after each batch with the seconds of audio that were in it.
+
+        Yields:
+            In the order given, the transcript or what is wrong with the file.
+
+        Raises:
+            ModeError: see `transcribe`.
+            ValueError: see `transcribe`.
+        """
         mode = mode or default_mode(self.modes)
         check_mode(mode, self.modes)
         if isinstance(recordings, (str, os.PathLike, np.ndarray)):
             raise TypeError("transcribe takes a list of recordings: put the one in brackets")
-        waveforms = [self._read(index, recording) for index, recording in enumerate(recordings)]
+        return self._each(recordings, mode, batch_size, batch_seconds, progress)
+
+    def _each(
+        self,
+        recordings: Iterable[Recording],
+        mode: Mode,
+        batch_size: int,
+        batch_seconds: float,
+        progress: Callable[[float], None],
+    ) -> Iterator[Transcript | AudioError]:
+        windows: dict[int, list[Window]] = {}
         rate = self.engine.sample_rate
-        pieces = [
-            (index, start, end)
-            for index, waveform in enumerate(waveforms)
-            for start, end in cut_points(waveform, rate)
-        ]
-        found: dict[int, list[Hypothesis]] = {}
-        durations = [(end - start) / rate for _, start, end in pieces]
-        for batch in batches_by_duration(durations, batch_size, batch_seconds):
-            cut = [waveforms[index][start:end] for index, start, end in (pieces[i] for i in batch)]
-            padded, lengths = pad_batch(cut)
-            encoded = encode(self.engine, padded, lengths)
-            seconds = [durations[i] for i in batch]
-            n_best = decode(self.engine, encoded, seconds, mode, self.options, self.vocabulary)
-            for row, i in enumerate(batch):
-                found[i] = self._aligned(encoded, row, n_best[row])
-        segments: list[list[Segment]] = [[] for _ in waveforms]
-        for i, (index, start, end) in enumerate(pieces):
-            segments[index].append(Segment(start / rate, end / rate, tuple(found[i])))
-        return [
-            self._transcript(waveform, parts)
-            for waveform, parts in zip(waveforms, segments, strict=True)
-        ]
+        for pool in pools(recordings, rate, self.cutting, POOLED_BATCHES * batch_seconds):
+            durations = [len(piece.samples) / rate for _, piece in pool.pieces]
+            found: dict[int, list[Hypothesis]] = {}
+            for batch in batches_by_duration(durations, batch_size, batch_seconds):
+                padded, lengths = pad_batch([pool.pieces[i][1].samples for i in batch])
+                encoded = encode(self.engine, padded, lengths)
+                seconds = [durations[i] for i in batch]
+                n_best = decode(self.engine, encoded, seconds, mode, self.options, self.vocabulary)
+                for row, i in enumerate(batch):
+                    found[i] = self._aligned(encoded, row, n_best[row])
+                progress(sum(seconds))
+            for i, (index, piece) in enumerate(pool.pieces):
+                windows.setdefault(index, []).append(self._window(piece, found[i]))
+            for ended in pool.ended:
+                heard = windows.pop(ended.recording, [])
+                yield ended.error or transcript_of(join(heard, ended.seconds), ended.seconds)
 
-    def _read(self, index: int, recording: Recording) -> FloatArray:
-        if isinstance(recording, (str, os.PathLike)):
-            from voxformer.audio import read_audio
-
-            return read_audio(recording, self.engine.sample_rate)
-        waveform = np.asarray(recording)
-        if waveform.ndim != 1 or waveform.dtype.kind != "f":
-            raise ValueError(
-                f"recording {index}: {waveform.dtype} {list(waveform.shape)}; expected float "
-                f"[samples] in [-1, 1], mono, at {self.engine.sample_rate} Hz"
-            )
-        if not np.isfinite(waveform).all():
-            raise ValueError(f"recording {index}: holds NaN or infinite samples")
-        return waveform.astype(np.float32, copy=False)
+    def _window(self, piece: Piece, hypotheses: list[Hypothesis]) -> Window:
+        rate, shift = self.engine.sample_rate, self.engine.frame_shift_s
+        words = words_of(hypotheses[0], self.vocabulary, shift, piece.start / rate)
+        return Window(piece.start / rate, piece.end / rate, tuple(hypotheses), tuple(words))
 
     def _aligned(
         self, encoded: Encoded, row: int, hypotheses: list[Hypothesis]
@@ -170,16 +204,3 @@ class Recognizer:
                 aligned, token_confidences=best.token_confidences, confidence=best.confidence
             )
         return [best, *hypotheses[1:]]
-
-    def _transcript(self, waveform: FloatArray, segments: list[Segment]) -> Transcript:
-        words: list[Word] = []
-        for segment in segments:
-            words += words_of(
-                segment.hypotheses[0], self.vocabulary, self.engine.frame_shift_s, segment.start
-            )
-        return Transcript(
-            text=" ".join(segment.text for segment in segments if segment.text),
-            words=tuple(words),
-            duration=len(waveform) / self.engine.sample_rate,
-            segments=tuple(segments),
-        )

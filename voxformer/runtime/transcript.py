@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,23 +29,27 @@ class Word:
     """Seconds: where its first token begins."""
     end: float
     """Seconds: where its last token ends."""
+    confidence: float | None = None
+    """Geometric mean of its tokens' confidences, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a recording that was recognised in one go."""
+    """A stretch of a recording, and what was said in it."""
 
     start: float
     """Seconds."""
     end: float
-    """Seconds."""
+    """Seconds: where the next one starts."""
+    text: str
+    """Without what the segments beside it say already."""
+    words: tuple[Word, ...]
+    """Of the text."""
     hypotheses: tuple[Hypothesis, ...]
-    """N-best, best first; their timesteps count from `start`."""
-
-    @property
-    def text(self) -> str:
-        """The best hypothesis' text."""
-        return self.hypotheses[0].text
+    """N-best of `heard`, best first; their timesteps count from its start."""
+    heard: tuple[float, float]
+    """Seconds: what was recognised in one go. Longer than the segment where speech had no pause, so
+    that neighbours heard the same words."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,16 @@ class Transcript:
         }
 
 
+def transcript_of(segments: Sequence[Segment], duration: float) -> Transcript:
+    """The transcript of a recording of so many seconds."""
+    return Transcript(
+        text=" ".join(segment.text for segment in segments if segment.text),
+        words=tuple(word for segment in segments for word in segment.words),
+        duration=duration,
+        segments=tuple(segments),
+    )
+
+
 def words_of(
     hypothesis: Hypothesis, vocabulary: Vocabulary, frame_shift_s: float, start: float = 0.0
 ) -> list[Word]:
@@ -97,14 +112,16 @@ def words_of(
     pieces: list[str] = []
     times = hypothesis.token_times(frame_shift_s)
     spoken: list[tuple[float, float]] = []
+    sure: list[float] = []
 
     def finish() -> None:
         if pieces:
             first = start + spoken[0][0] if spoken else start
             last = start + spoken[-1][1] if spoken else start
-            words.append(Word("".join(pieces), round(first, 3), round(last, 3)))
-        pieces.clear()
-        spoken.clear()
+            confidence = geometric_mean(sure)
+            words.append(Word("".join(pieces), round(first, 3), round(last, 3), confidence))
+        for parts in (pieces, spoken, sure):
+            parts.clear()
 
     for index, token_id in enumerate(hypothesis.token_ids):
         piece = vocabulary.tokens[token_id]
@@ -114,8 +131,18 @@ def words_of(
         if sound:
             pieces.append(sound)
             spoken.extend(times[index : index + 1])
+            sure.extend(hypothesis.token_confidences[index : index + 1])
     finish()
     return words
+
+
+def geometric_mean(values: Sequence[float]) -> float | None:
+    """Of probabilities; None where there are none."""
+    if not values:
+        return None
+    if min(values) <= 0.0:
+        return 0.0
+    return round(math.exp(sum(map(math.log, values)) / len(values)), 4)
 
 
 def to_txt(transcript: Transcript) -> str:
