@@ -42,7 +42,7 @@ def test_words_at_seams_by_hand():
     assert count_at([10.0], said, heard) == AtSeams(words=2)  # `b` for `c`: neither lost nor added
     heard = spoken(("a", 1.0), ("b", 9.5), ("b", 10.0), ("c", 10.5), ("d", 20.0), ("e", 30.0))
     assert count_at([10.0], said, heard) == AtSeams(words=2, added=1, doubled=1)
-    heard = spoken(("a", 1.0), ("b", 9.5), ("d", 20.0), ("x", 29.5), ("e", 30.0))
+    heard = spoken(("a", 1.0), ("b", 9.5), ("d", 20.0), ("e", 30.0), ("x", 30.5))
     assert count_at([10.0], said, heard) == AtSeams(words=2, lost=1)
     assert count_at([30.1], said, heard) == AtSeams(words=1, added=1)
     assert count_at([15.0], said, heard) == AtSeams()
@@ -106,5 +106,6 @@ def test_three_minutes_with_a_model_that_knows_nothing(model, vocabulary, tmp_pa
     assert len(values["rows"]) == 2 * 3  # a minute, the whole and the windows, in two modes
     whole, windows = values["runs"][:2]
     assert whole["audio_seconds"] >= 180
-    assert windows["seams"]
+    assert whole["pieces"] > 20
+    assert windows["audio_seconds"] >= 180
     assert all(run["in_order"] for run in values["runs"])

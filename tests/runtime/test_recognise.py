@@ -20,6 +20,7 @@ from voxformer.runtime import (
     encode,
     length_cap,
     pad_batch,
+    recognise,
     recognise_batch,
 )
 from voxformer.runtime.options import SearchSetupError
@@ -266,3 +267,27 @@ def test_what_no_search_can_be_made_from_is_refused(engine, vocabulary, noise, t
             dataclasses.replace(OPTIONS, language_model=str(tmp_path / "nope.arpa")),
             vocabulary,
         )
+
+
+def test_rescoring_in_parts_is_rescoring_at_once(engine, vocabulary, noise, monkeypatch):
+    """What does not fit is scored in parts, down to single utterances."""
+    batch = pad_batch(noise(16000, 0, 12345, 24007, 8001))
+    whole = recognise_batch(engine, *batch, "rescoring", OPTIONS, vocabulary)
+    scored = []
+    original = TorchEngine.score
+
+    def count(self, encoder_out, *rest):
+        scored.append(len(encoder_out))
+        return original(self, encoder_out, *rest)
+
+    monkeypatch.setattr(TorchEngine, "score", count)
+    for limit, expected in ((1, [1] * 5), (4 * 10 * 40 * 2, None)):
+        monkeypatch.setattr(recognise, "RESCORED_AT_ONCE", limit)
+        scored.clear()
+        parts = recognise_batch(engine, *batch, "rescoring", OPTIONS, vocabulary)
+        assert sum(scored) == 5
+        assert len(scored) > 1
+        assert expected is None or scored == expected
+        for left, right in zip(whole, parts, strict=True):
+            assert [h.token_ids for h in left] == [h.token_ids for h in right]
+            np.testing.assert_allclose([h.score for h in left], [h.score for h in right], atol=1e-3)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 
 from voxformer.decoding import Hypothesis
 from voxformer.runtime import (
-    FORMATS,
     MODES,
     EngineError,
     Recognizer,
-    Segment,
-    Transcript,
     Vocabulary,
     Word,
     pad_batch,
@@ -133,63 +126,6 @@ def test_words_by_hand():
         Word("hello", 1.2, 1.32, 0.5),
         Word("a", 1.8, 1.92, 0.0),
     ]
-
-
-TRANSCRIPT = Transcript(
-    "hello there a",
-    (Word("hello", 0.0, 0.5), Word("there", 0.6, 1.25), Word("a", 3661.0, 3661.2)),
-    3662.0,
-    (
-        Segment(
-            0.0,
-            3662.0,
-            "hello there a",
-            (),
-            (Hypothesis((2, 3), "hello there a", -1.5),),
-            (0.0, 3662.0),
-        ),
-    ),
-)
-
-
-def test_srt_by_hand():
-    assert FORMATS["srt"](TRANSCRIPT) == (
-        "1\n00:00:00,000 --> 00:00:01,250\nhello there\n\n2\n01:01:01,000 --> 01:01:01,200\na\n"
-    )
-
-
-def test_vtt_by_hand():
-    assert FORMATS["vtt"](TRANSCRIPT) == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.250\nhello there\n\n01:01:01.000 --> 01:01:01.200\na\n"
-    )
-
-
-def test_txt_and_json_by_hand():
-    assert FORMATS["txt"](TRANSCRIPT) == "hello there a\n"
-    values = json.loads(FORMATS["json"](TRANSCRIPT))
-    assert values["words"][1] == {
-        "text": "there",
-        "start": 0.6,
-        "end": 1.25,
-        "confidence": None,
-    }
-    assert values["segments"][0]["hypotheses"][0]["score"] == -1.5
-
-
-@given(st.lists(st.tuples(st.floats(0, 3), st.floats(0.01, 2)), min_size=1, max_size=40))
-def test_cues_keep_every_word_and_never_overlap(gaps):
-    words, time = [], 0.0
-    for gap, length in gaps:
-        words.append(Word("word", time + gap, time + gap + length))
-        time += gap + length
-    transcript = Transcript(" ".join("word" for _ in words), tuple(words), time, ())
-    text = FORMATS["vtt"](transcript)
-    assert text.count("word") == len(words)
-    times = [
-        int(h) * 3600 + int(m) * 60 + float(s)
-        for h, m, s in re.findall(r"(\d\d):(\d\d):(\d\d\.\d{3})", text)
-    ]
-    assert times == sorted(times)
 
 
 def test_running_a_bundle_imports_neither_torch_nor_jiwer(bundle, tmp_path):

@@ -174,7 +174,7 @@ def _opened(path: Path) -> Iterator[Any]:
         if not path.is_file():
             raise AudioError(f"{path}: no such audio file")
         _refuse_truncated(path)
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             yield file
     except AudioError:
         raise

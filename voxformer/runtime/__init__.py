@@ -6,6 +6,7 @@ the engine: `voxformer.runtime.torch_engine`, `voxformer.runtime.onnx_engine`.
 
 from voxformer.runtime.bundle import Bundle, BundleError, read_bundle
 from voxformer.runtime.engine import Encoded, Engine, EngineError, StepSession
+from voxformer.runtime.formats import FORMATS
 from voxformer.runtime.options import MODES, DecodingOptions, Mode, ModeError, Vocabulary
 from voxformer.runtime.recognise import (
     batches_by_duration,
@@ -16,7 +17,7 @@ from voxformer.runtime.recognise import (
     recognise_batch,
 )
 from voxformer.runtime.recognizer import Recognizer
-from voxformer.runtime.transcript import FORMATS, Segment, Transcript, Word
+from voxformer.runtime.transcript import Segment, Transcript, Word
 
 __all__ = [
     "FORMATS",

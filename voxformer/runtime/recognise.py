@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,6 +38,11 @@ from voxformer.runtime.options import (
 NBest = list[list[Hypothesis]]
 
 WINDOW_MS = 25
+
+RESCORED_AT_ONCE = 1 << 25
+"""Weights of one head in rescoring: utterances, hypotheses, tokens and frames multiplied. Of eight
+pieces of 30 s with 50 hypotheses of single letters there are three times as many, and all heads of
+a layer are in memory together."""
 
 
 def recognise_batch(
@@ -207,6 +212,42 @@ def _rescore(
     options: DecodingOptions,
     vocabulary: Vocabulary,
 ) -> NBest:
+    decoder = _ctc_decoder(options, vocabulary)
+    rescoring = RescoringOptions(
+        ctc_weight=options.ctc_weight,
+        lm_weight=options.lm_weight if options.language_model is not None else 0.0,
+        length_bonus=options.length_bonus,
+        length_penalty=options.length_penalty,
+        repetition_penalty=options.repetition_penalty,
+    )
+    rescored: NBest = []
+    for rows in _rescored_together(encoded.lengths, first_pass):
+        scores = _scores(engine, encoded, rows, first_pass[rows])
+        rescored += [
+            # Without a frame the decoder has heard nothing that it could have an opinion on.
+            decoder.rescore(hypotheses, scores[row, : len(hypotheses)], rescoring)
+            if encoded.lengths[rows][row]
+            else hypotheses
+            for row, hypotheses in enumerate(first_pass[rows])
+        ]
+    return rescored
+
+
+def _rescored_together(lengths: IntArray, first_pass: NBest) -> Iterator[slice]:
+    """Neighbours whose attention weights, padding counted, keep to `RESCORED_AT_ONCE`."""
+    frames = int(lengths.max(initial=1))
+    first, widest = 0, 0
+    for row, hypotheses in enumerate(first_pass):
+        longest = max(len(hypothesis.token_ids) for hypothesis in hypotheses) + 1
+        widest = max(widest, len(hypotheses) * longest)
+        if row > first and (row + 1 - first) * widest * frames > RESCORED_AT_ONCE:
+            yield slice(first, row)
+            first, widest = row, len(hypotheses) * longest
+    yield slice(first, len(first_pass))
+
+
+def _scores(engine: Engine, encoded: Encoded, rows: slice, first_pass: NBest) -> FloatArray:
+    """float32 [utterances, n, longest + 1] of some utterances of a batch; see `Engine.score`."""
     most = max(len(hypotheses) for hypotheses in first_pass)
     longest = max(len(h.token_ids) for hypotheses in first_pass for h in hypotheses)
     # At least one position wide: some engines refuse empty dimensions.
@@ -217,22 +258,9 @@ def _rescore(
             count = len(hypothesis.token_ids)
             tokens[row, column, :count] = hypothesis.token_ids
             token_lengths[row, column] = count
-    scores = engine.score(encoded.encoder_out, encoded.lengths, tokens, token_lengths)
-    decoder = _ctc_decoder(options, vocabulary)
-    rescoring = RescoringOptions(
-        ctc_weight=options.ctc_weight,
-        lm_weight=options.lm_weight if options.language_model is not None else 0.0,
-        length_bonus=options.length_bonus,
-        length_penalty=options.length_penalty,
-        repetition_penalty=options.repetition_penalty,
-    )
-    return [
-        # Without a frame the decoder has heard nothing that it could have an opinion on.
-        decoder.rescore(hypotheses, scores[row, : len(hypotheses)], rescoring)
-        if encoded.lengths[row]
-        else hypotheses
-        for row, hypotheses in enumerate(first_pass)
-    ]
+    if len(first_pass) == len(encoded.lengths):
+        return engine.score(encoded.encoder_out, encoded.lengths, tokens, token_lengths)
+    return engine.score(encoded.encoder_out[rows], encoded.lengths[rows], tokens, token_lengths)
 
 
 def _attention(

@@ -1,19 +1,14 @@
-"""Transcripts with times, and the formats they are written in."""
+"""Transcripts with times; `formats` writes them."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from voxformer.decoding import Hypothesis
 from voxformer.runtime.options import SPACE, Vocabulary
-
-CUE_SECONDS = 6.0
-CUE_CHARACTERS = 80
-PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,72 +138,6 @@ def geometric_mean(values: Sequence[float]) -> float | None:
     if min(values) <= 0.0:
         return 0.0
     return round(math.exp(sum(map(math.log, values)) / len(values)), 4)
-
-
-def to_txt(transcript: Transcript) -> str:
-    """The text, one line."""
-    return transcript.text + "\n"
-
-
-def to_json_text(transcript: Transcript) -> str:
-    """One JSON object."""
-    return json.dumps(transcript.to_json(), ensure_ascii=False, indent=2) + "\n"
-
-
-def to_srt(transcript: Transcript) -> str:
-    """SubRip subtitles."""
-    blocks = [
-        f"{number}\n{_clock(cue[0].start, ',')} --> {_clock(cue[-1].end, ',')}\n{_line(cue)}\n"
-        for number, cue in enumerate(_cues(transcript.words), start=1)
-    ]
-    return "\n".join(blocks)
-
-
-def to_vtt(transcript: Transcript) -> str:
-    """WebVTT subtitles (W3C)."""
-    blocks = [
-        f"{_clock(cue[0].start, '.')} --> {_clock(cue[-1].end, '.')}\n{_line(cue)}\n"
-        for cue in _cues(transcript.words)
-    ]
-    return "\n".join(["WEBVTT\n", *blocks])
-
-
-FORMATS: dict[str, Callable[[Transcript], str]] = {
-    "txt": to_txt,
-    "json": to_json_text,
-    "srt": to_srt,
-    "vtt": to_vtt,
-}
-
-
-def _cues(words: Iterable[Word]) -> list[list[Word]]:
-    """Words in cues that end at a pause, or when they get too long to read."""
-    cues: list[list[Word]] = []
-    for word in words:
-        cue = cues[-1] if cues else []
-        if (
-            cue
-            and word.start - cue[-1].end <= PAUSE_SECONDS
-            and word.end - cue[0].start <= CUE_SECONDS
-            and len(_line([*cue, word])) <= CUE_CHARACTERS
-        ):
-            cue.append(word)
-        else:
-            cues.append([word])
-    return cues
-
-
-def _line(words: Iterable[Word]) -> str:
-    return " ".join(word.text for word in words)
-
-
-def _clock(seconds: float, point: str) -> str:
-    """Time as both formats write it: 01:02:03.456, with a comma in SubRip."""
-    milliseconds = round(seconds * 1000)
-    whole, thousandths = divmod(milliseconds, 1000)
-    minutes, second = divmod(whole, 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour:02d}:{minute:02d}:{second:02d}{point}{thousandths:03d}"
 
 
 def _plain(hypothesis: Hypothesis) -> dict[str, Any]:
