@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.options import DecodingOptions, Vocabulary, trained_modes
 from voxformer.runtime.torch_engine import TorchEngine
 
-from .convert import Judge, convert
+from .convert import Conversions, Judge
 from .engines import add_engines, load_target
 from .errors import ExportRefused
 from .onnx_export import OPSET, Exporter, export_graphs
@@ -74,6 +75,7 @@ def export_bundle(
     *,
     precision: Precision = "fp32",
     targets: Sequence[str] = (),
+    timing_cache: Path | None = None,
     force: bool = False,
     max_tokens_per_second: float | None = None,
     provenance: Provenance | None = None,
@@ -92,6 +94,7 @@ def export_bundle(
             (calibrated on the manifest).
         targets: names of devices to build TensorRT engines for, from fp32 graphs: `rtx4090`, `h100`
             or `local`; where one cannot be built for here, a build kit is written.
+        timing_cache: see `build_engines`.
         force: write what the gate refuses, with its failure in bundle.json, of which the runtime
             warns.
         max_tokens_per_second: measured on the training data; the config's own value goes first.
@@ -132,11 +135,17 @@ def export_bundle(
         judge = Judge(TorchEngine(model), vocabulary, options, modes, utterances)
         exported = OnnxEngine(folder, config.model.sample_rate, FRAME_SHIFT_S)
         verdict = judge.verdict(exported, "fp32")
-        engines: dict[str, Any] = {}
-        if verdict.failure is None and wanted:
-            engines = add_engines(folder, folder, wanted, judge, say)
-        if verdict.failure is None and precision != "fp32":
-            verdict = convert(folder, judge, precision, say)
+        engines: dict[str, Any] = {"engines": {}}
+        if verdict.failure is None:
+            with tempfile.TemporaryDirectory() as room:
+                conversions = Conversions(folder, judge, Path(room), say)
+                if wanted:
+                    engines = add_engines(conversions, folder, wanted, say, timing_cache)
+                graphs, converted = conversions.to(precision)
+                if converted is not None:
+                    verdict = converted
+                    for name in GRAPH_NAMES:
+                        shutil.copyfile(graphs / name, folder / name)
         parity = verdict.parity
         if verdict.failure is not None:
             if not force:
@@ -162,7 +171,7 @@ def export_bundle(
             "modes": list(modes),
             "precision": precision,
             "opset": OPSET,
-            "engines": engines,
+            **engines,
             "files": {
                 name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
                 for name in (TOKENS_NAME, *GRAPH_NAMES)

@@ -21,6 +21,7 @@ def export_checkpoint(
     *,
     precision: Precision = "fp32",
     targets: Sequence[str] = (),
+    timing_cache: Path | None = None,
     force: bool = False,
     exporter: Exporter = "dynamo",
     say: Callable[[str], None] = lambda message: None,
@@ -33,6 +34,7 @@ def export_checkpoint(
         manifest: speech for the gate; default the run's `data.valid_manifest`, if it has one.
         precision: see `export_bundle`.
         targets: see `export_bundle`.
+        timing_cache: see `export_bundle`.
         force: see `export_bundle`.
         exporter: see `export_graphs`.
         say: called with a line for each step.
@@ -59,6 +61,7 @@ def export_checkpoint(
         manifest,
         precision=precision,
         targets=targets,
+        timing_cache=timing_cache,
         force=force,
         max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
         provenance=Provenance.from_metadata(checkpoint, loaded.metadata),

@@ -88,6 +88,40 @@ class Verdict:
     failed: tuple[Case, str] | None
 
 
+class Conversions:
+    """The graphs of a model in each precision that is asked for, converted and judged once.
+
+    Args:
+        graphs: a folder with the fp32 graphs, which have passed the gate.
+        judge: the gate.
+        room: an empty folder for the others.
+        say: called with a line for each step.
+    """
+
+    def __init__(self, graphs: Path, judge: Judge, room: Path, say: Say) -> None:
+        self.judge = judge
+        self._graphs = graphs
+        self._room = room
+        self._say = say
+        self._made: dict[Precision, Verdict] = {}
+
+    def to(self, precision: Precision) -> tuple[Path, Verdict | None]:
+        """A folder with the graphs, and what the gate says of them; None of fp32.
+
+        Raises:
+            ExportRefused: see `convert`.
+        """
+        if precision == "fp32":
+            return self._graphs, None
+        folder = self._room / precision
+        if precision not in self._made:
+            folder.mkdir()
+            for name in GRAPH_NAMES:
+                shutil.copyfile(self._graphs / name, folder / name)
+            self._made[precision] = convert(folder, self.judge, precision, self._say)
+        return folder, self._made[precision]
+
+
 def convert(folder: Path, judge: Judge, precision: Precision, say: Say) -> Verdict:
     """Replace the fp32 graphs of a folder, and say what the gate says of the new ones.
 

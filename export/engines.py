@@ -24,7 +24,7 @@ from voxformer.runtime.trt_build import (
     local_capability,
 )
 
-from .convert import Judge, Say, convert
+from .convert import Conversions, Say
 from .errors import ExportRefused
 from .precision import Precision
 
@@ -71,60 +71,65 @@ def load_target(name: str) -> Target:
 
 
 def add_engines(
-    graphs: Path, bundle: Path, targets: Sequence[Target], judge: Judge, say: Say
+    conversions: Conversions,
+    bundle: Path,
+    targets: Sequence[Target],
+    say: Say,
+    timing_cache: Path | None = None,
 ) -> dict[str, Any]:
     """Build each target's engines, or write its kit, into a bundle.
 
     Args:
-        graphs: a folder with the fp32 graphs, which have passed the gate.
+        conversions: of the fp32 graphs, which have passed the gate.
         bundle: the folder that gets `engines/<target>-<precision>/`.
         targets: to build for.
-        judge: the gate, for graphs of other precisions.
         say: called with a line for each step.
+        timing_cache: see `build_engines`.
 
     Returns:
-        For bundle.json: what each folder holds.
+        For bundle.json: `engines`, what each folder holds, and `engine_graphs`, the digests of the
+        graphs that its engines are of.
 
     Raises:
         ExportRefused: a graph of a target's precision does not pass the gate.
         EngineBuildError: an engine cannot be built.
     """
-    made: dict[str, Any] = {}
+    made: dict[str, str] = {}
+    digests: dict[str, dict[str, str]] = {}
+    reference = conversions.judge.reference
+    rates = reference.sample_rate, reference.frame_shift_s
     for target in targets:
         for precision in target.precisions:
+            graphs, verdict = conversions.to(cast("Precision", precision))
+            if verdict is not None and verdict.failure is not None:
+                raise ExportRefused(
+                    f"{verdict.failure}; no {precision} engine is built of such graphs"
+                )
+            measured = {} if verdict is None else {"parity_of_graphs": verdict.parity}
+            out = bundle / ENGINES / f"{target.name}-{precision}"
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary)
                 for name in GRAPH_NAMES:
                     shutil.copyfile(graphs / name, folder / name)
-                measured = _of_precision(folder, precision, judge, say)
                 _write_axes(folder)
-                out = bundle / ENGINES / f"{target.name}-{precision}"
-                sample_rate = judge.reference.sample_rate
+                digests[out.name] = {
+                    Path(name).stem: sha256_of(folder / name) for name in GRAPH_NAMES
+                }
                 if can_build(target):
                     build_engines(
-                        folder, out, target, precision, sample_rate, more=measured, say=say
+                        folder, out, target, precision, *rates, timing_cache, measured, say
                     )
                     made[out.name] = "engines"
                 else:
                     say(f"no {target.device} is here: writing a build kit, {ENGINES}/{out.name}")
-                    _write_kit(folder, out, target, precision, sample_rate, measured)
+                    _write_kit(folder, out, target, precision, rates, measured)
                     made[out.name] = "kit"
-    return made
+    return {"engines": made, "engine_graphs": digests}
 
 
 def can_build(target: Target) -> bool:
     """TensorRT-RTX builds anywhere; TensorRT builds for the device that is there."""
     return target.library == "tensorrt-rtx" or target.compute_capability == local_capability()
-
-
-def _of_precision(folder: Path, precision: str, judge: Judge, say: Say) -> dict[str, Any]:
-    """Convert the graphs of a folder, and what the gate measured of them."""
-    if precision == "fp32":
-        return {}
-    verdict = convert(folder, judge, cast("Precision", precision), say)
-    if verdict.failure is not None:
-        raise ExportRefused(f"{verdict.failure}; no {precision} engine is built of such graphs")
-    return {"parity_of_graphs": verdict.parity}
 
 
 def _write_axes(folder: Path) -> None:
@@ -140,7 +145,12 @@ def _write_axes(folder: Path) -> None:
 
 
 def _write_kit(
-    graphs: Path, out: Path, target: Target, precision: str, sample_rate: int, more: dict[str, Any]
+    graphs: Path,
+    out: Path,
+    target: Target,
+    precision: str,
+    rates: tuple[int, float],
+    more: dict[str, Any],
 ) -> None:
     out.mkdir(parents=True)
     for name in (*GRAPH_NAMES, "axes.json"):
@@ -149,7 +159,8 @@ def _write_kit(
         "format": "voxformer-build-kit",
         "target": {**asdict(target), "precisions": list(target.precisions)},
         "precision": precision,
-        "sample_rate": sample_rate,
+        "sample_rate": rates[0],
+        "frame_shift_s": rates[1],
         "files": {name: sha256_of(out / name) for name in (*GRAPH_NAMES, "axes.json")},
         **more,
     }

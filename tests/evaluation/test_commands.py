@@ -116,6 +116,7 @@ def test_transcribe_writes_each_format(suffix, utterances, capsys):
         (["evaluate", "--model", "bundles/tiny", "--manifest", "none.jsonl"], "no such manifest"),
         (["export", "--checkpoint", "none.pt"], "no such checkpoint"),
         (["export", "--target", "h100"], "add --trt"),
+        (["export", "--timing-cache", "x"], "add --trt or --kit DIR"),
         (["export", "--kit", "bundles/tiny"], "not a build kit"),
     ],
 )

@@ -23,7 +23,7 @@ needs_rtx = pytest.mark.skipif(
 def test_every_target_is_whole_and_in_order():
     assert {path.stem for path in TARGETS.glob("*.toml")} == {"rtx4090", "h100"}
     for name in ("rtx4090", "h100"):
-        ranges = axis_ranges(load_target(name), 16000)
+        ranges = axis_ranges(load_target(name), 16000, 0.04)
         assert all(least <= optimum <= most for least, optimum, most in ranges.values())
         assert ranges["samples"][0] == 400  # a window of 25 ms
         assert ranges["past"][0] == 0  # a search begins with an empty cache
@@ -64,7 +64,8 @@ def test_engines_are_built_without_a_gpu_and_say_what_they_are(
         assert sidecar["library"] == "tensorrt-rtx"
         assert sidecar["run_on_device"] is False
         assert sidecar["parity_of_graphs"]["max_abs_difference"]["log_probs"] < 0.1
-    profile = json.loads((folder / "encoder.json").read_text("utf-8"))["profile"]
+    encoder_sidecar = json.loads((folder / "encoder.json").read_text("utf-8"))
+    profile = encoder_sidecar["profile"]
     assert profile["waveforms"] == [[1, 400], [16, 192000], [32, 480000]]
     assert json.loads((out / "bundle.json").read_text("utf-8"))["engines"] == {
         "rtx4090-fp16": "engines"
@@ -81,12 +82,72 @@ def test_engines_are_built_without_a_gpu_and_say_what_they_are(
         EngineError, match=r"here is a GPU of compute capability 9.0; .*--target local"
     ):
         find_engines(bundle, "9.0")
+    values = json.loads((out / "bundle.json").read_text("utf-8"))
+    values["engine_graphs"]["rtx4090-fp16"]["decoder"] = "0" * 64
+    (out / "bundle.json").write_text(json.dumps(values))
+    with pytest.raises(EngineError, match=r"decoder.engine is of another graph than the bundle's"):
+        find_engines(read_bundle(out), "8.9")
+    (folder / "encoder.json").write_text("{}")
+    with pytest.raises(EngineError, match=r"rtx4090-fp16: its sidecars are damaged .*build it"):
+        find_engines(bundle, "8.9")
+    (folder / "encoder.json").write_text(json.dumps(encoder_sidecar))
     with (folder / "decoder.engine").open("r+b") as file:
         file.write(b"\0\1\2")
     with pytest.raises(
         EngineError, match=r"decoder.engine was changed; build it again with .*rtx4090"
     ):
         find_engines(bundle, "8.9")
+
+
+def test_a_precision_is_made_and_judged_once(
+    exports, model, vocabulary, config, tmp_path, monkeypatch
+):
+    """The bundle's fp16 graphs are those that engines of two targets are of."""
+    monkeypatch.setattr(trt_build, "local_capability", lambda: "")
+    said: list[str] = []
+    targets = (
+        ["h100"] if trt_build.installed_version("tensorrt-rtx") is None else ["h100", "rtx4090"]
+    )
+    out = export_bundle(
+        model,
+        vocabulary.tokens,
+        config,
+        tmp_path / "out",
+        precision="fp16",
+        targets=targets,
+        timing_cache=tmp_path / "cache",
+        say=said.append,
+    )
+    assert said.count("comparing the fp16 graphs with the model") == 1
+    values = json.loads((out / "bundle.json").read_text("utf-8"))
+    assert values["precision"] == "fp16"
+    for target in targets:
+        for name in ("encoder", "decoder", "decoder_step"):
+            digest = values["engine_graphs"][f"{target}-fp16"][name]
+            assert digest == values["files"][f"{name}.onnx"]["sha256"]
+    if "rtx4090" in targets:
+        assert f"tensorrt-rtx has no timing cache: {tmp_path / 'cache'} is left alone" in said
+    assert not (tmp_path / "cache").exists()
+
+
+class StubbornConfig:
+    """A builder's configuration that takes no cache."""
+
+    def create_timing_cache(self, serialized_timing_cache):
+        self.given = serialized_timing_cache
+        return object()
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        return self.given == b"" and not ignore_mismatch
+
+
+def test_a_timing_cache_of_another_device_is_named(tmp_path):
+    path = tmp_path / "cache"
+    assert trt_build._timing_cache(StubbornConfig(), None) is None
+    assert trt_build._timing_cache(StubbornConfig(), path) is not None
+    path.write_bytes(b"of a T4")
+    with pytest.raises(EngineBuildError, match=r"cache: not a timing cache of this device"):
+        trt_build._timing_cache(StubbornConfig(), path)
 
 
 def test_a_target_that_cannot_be_built_here_gets_a_kit(
@@ -120,7 +181,9 @@ def test_a_graph_that_the_library_refuses_is_an_error_of_one_line(tmp_path):
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
     onnx.save(model, tmp_path / "encoder.onnx")
     with pytest.raises(EngineBuildError, match=r"encoder.onnx: tensorrt-rtx cannot take it"):
-        trt_build.build_engines(tmp_path, tmp_path / "out", load_target("rtx4090"), "fp32", 16000)
+        trt_build.build_engines(
+            tmp_path, tmp_path / "out", load_target("rtx4090"), "fp32", 16000, 0.04
+        )
 
 
 def test_builder_calls_exist_in_the_real_bindings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 EXAMPLE = "voxformer export --checkpoint checkpoints/an4/best.pt --manifest an4-valid.jsonl"
 
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("rtx4090", "h100", "local"),
         help="of --trt (default: rtx4090, which is built anywhere, and h100)",
     )
+    parser.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="what TensorRT has measured on this device: read and written, for faster builds",
+    )
     parser.add_argument("--kit", metavar="DIR", help="build the engines of a kit, and no more")
     parser.add_argument(
         "--exporter",
@@ -55,11 +62,13 @@ def run(args: argparse.Namespace) -> int:
     if args.kit:
         from voxformer.runtime.trt_build import build_kit
 
-        for path in build_kit(args.kit, say=print):
+        for path in build_kit(args.kit, args.timing_cache, say=print):
             print(f"wrote {path}")
         return 0
     if args.target and not args.trt:
         raise ExportUsageError("--target is for TensorRT engines: add --trt")
+    if args.timing_cache and not args.trt:
+        raise ExportUsageError("--timing-cache is for TensorRT engines: add --trt or --kit DIR")
     from voxformer.export.engines import DEFAULT_TARGETS
 
     targets = ([args.target] if args.target else list(DEFAULT_TARGETS)) if args.trt else []
@@ -73,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         args.manifest,
         precision=args.precision,
         targets=targets,
+        timing_cache=args.timing_cache,
         force=args.force,
         exporter=args.exporter,
         say=print,

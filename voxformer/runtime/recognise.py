@@ -39,10 +39,10 @@ NBest = list[list[Hypothesis]]
 
 WINDOW_MS = 25
 
-RESCORED_AT_ONCE = 1 << 25
-"""Weights of one head in rescoring: utterances, hypotheses, tokens and frames multiplied. Of eight
-pieces of 30 s with 50 hypotheses of single letters there are three times as many, and all heads of
-a layer are in memory together."""
+RESCORED_AT_ONCE = 1 << 23
+"""Weights of one head in rescoring: utterances, hypotheses, tokens and frames multiplied. All heads
+of a layer are in memory together, some times over: one piece of 30 s with 50 hypotheses of letters
+has about as many, and eight of them took 2.7 GB."""
 
 
 def recognise_batch(

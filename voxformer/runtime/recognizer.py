@@ -72,9 +72,8 @@ class Recognizer:
 
         Args:
             path: the bundle's directory.
-            engine: `onnxruntime`, or `tensorrt`, which says whether the bundle's engines can run
-                here, and cannot run them yet.
-            provider: `cpu`, `cuda`, or the full name of an execution provider.
+            engine: `onnxruntime`, or `tensorrt` for the engines that `export --trt` built.
+            provider: of ONNX Runtime: `cpu`, `cuda`, or the full name of an execution provider.
             threads: CPU threads for arithmetic and searches; 0 takes all cores.
             options: replace defaults of the bundle; see `DecodingOptions`.
 
@@ -84,16 +83,17 @@ class Recognizer:
         """
         if engine not in ENGINES:
             raise EngineError(f"no engine {engine!r}; there is {', '.join(ENGINES)}")
-        from voxformer.runtime.onnx_engine import OnnxEngine
-
         bundle = read_bundle(Path(path))
+        opened: Engine
         if engine == "tensorrt":
-            from voxformer.runtime.trt_engine import find_engines
+            from voxformer.runtime.trt_engine import TrtEngine
 
-            found = find_engines(bundle)
-            raise EngineError(f"{found}: running TensorRT engines is not in this version")
+            opened = TrtEngine.from_bundle(bundle)
+        else:
+            from voxformer.runtime.onnx_engine import OnnxEngine
+
+            opened = OnnxEngine.from_bundle(bundle, provider, threads)
         decoding = replace(bundle.decoding, num_threads=threads, **options)
-        opened = OnnxEngine.from_bundle(bundle, provider, threads)
         return cls(opened, bundle.vocabulary, decoding, bundle.modes)
 
     def transcribe(

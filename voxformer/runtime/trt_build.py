@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from voxformer.runtime.bundle import sha256_of
+from voxformer.text.atomic import write_atomically
 
 GRAPHS = ("encoder", "decoder", "decoder_step")
 KIT_NAME = "kit.json"
-FRAME_SHIFT_S = 0.04
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL = {"tensorrt": "voxformer[trt]", "tensorrt-rtx": "voxformer[trt-rtx]"}
@@ -94,12 +93,15 @@ class Target:
 AXES = ("batch", "seconds", "n_best", "tokens", "rows")
 
 
-def axis_ranges(target: Target, sample_rate: int) -> dict[str, tuple[int, int, int]]:
+def axis_ranges(
+    target: Target, sample_rate: int, frame_shift_s: float
+) -> dict[str, tuple[int, int, int]]:
     """Least, optimum and most of every named axis of the graphs.
 
     Args:
         target: says how many utterances, how long, how many hypotheses.
         sample_rate: of the waveforms, in Hz.
+        frame_shift_s: seconds between encoder frames.
     """
     seconds, tokens = target.axes["seconds"], target.axes["tokens"]
 
@@ -107,7 +109,7 @@ def axis_ranges(target: Target, sample_rate: int) -> dict[str, tuple[int, int, i
         least, optimum, most = (round(value) + more for value in values)
         return least, optimum, most
 
-    frames = [max(1.0, value / FRAME_SHIFT_S + 1) for value in seconds]
+    frames = [max(1.0, value / frame_shift_s + 1) for value in seconds]
     return {
         "batch": whole(target.axes["batch"]),
         "samples": whole([value * sample_rate for value in seconds]),
@@ -157,6 +159,7 @@ def build_engines(
     target: Target,
     precision: str,
     sample_rate: int,
+    frame_shift_s: float,
     timing_cache: Path | None = None,
     more: Mapping[str, Any] | None = None,
     say: Say = lambda message: None,
@@ -169,7 +172,9 @@ def build_engines(
         target: what to build for.
         precision: of the graphs.
         sample_rate: of the waveforms, in Hz.
-        timing_cache: a file that is read and written, which makes another build faster.
+        frame_shift_s: seconds between encoder frames.
+        timing_cache: a file that is read and written, which makes another build of TensorRT faster;
+            TensorRT-RTX has none, and measures on the device instead.
         more: for the sidecars: parity and WER of the graphs.
         say: called with a line for each step.
 
@@ -177,8 +182,11 @@ def build_engines(
         EngineBuildError: the library is missing, refuses a graph, or cannot build for the target.
     """
     library = Library.load(target.library)
+    if timing_cache is not None and library.name == "tensorrt-rtx":
+        say(f"tensorrt-rtx has no timing cache: {timing_cache} is left alone")
+        timing_cache = None
     out.mkdir(parents=True, exist_ok=True)
-    ranges = axis_ranges(target, sample_rate)
+    ranges = axis_ranges(target, sample_rate, frame_shift_s)
     built = []
     for name in GRAPHS:
         source = graphs / f"{name}.onnx"
@@ -187,7 +195,7 @@ def build_engines(
         engine, profile = _build(library, source, target, ranges, timing_cache, say)
         seconds = time.perf_counter() - began
         path = out / f"{name}.engine"
-        _write_atomically(path, engine)
+        write_atomically(path, engine)
         sidecar = {
             "engine_sha256": hashlib.sha256(engine).hexdigest(),
             "bytes": len(engine),
@@ -203,9 +211,7 @@ def build_engines(
             "run_on_device": False,
             **(more or {}),
         }
-        _write_atomically(
-            path.with_suffix(".json"), (json.dumps(sidecar, indent=2) + "\n").encode()
-        )
+        write_atomically(path.with_suffix(".json"), json.dumps(sidecar, indent=2) + "\n")
         say(f"  {len(engine) / 2**20:.1f} MiB in {seconds:.1f} s")
         built.append(path)
     return built
@@ -255,7 +261,7 @@ def _build(
             f"{target.device}; its own messages are above"
         )
     if timing_cache is not None and cache is not None:
-        _write_atomically(timing_cache, bytes(cache.serialize()))
+        write_atomically(timing_cache, bytes(cache.serialize()))
     return bytes(engine), shapes
 
 
@@ -280,10 +286,15 @@ def _set_capability(trt: Any, config: Any, target: Target) -> None:
 
 
 def _timing_cache(config: Any, path: Path | None) -> Any:
-    if path is None or not hasattr(config, "create_timing_cache"):
+    """What earlier builds measured, if there is a file; an empty one else."""
+    if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise EngineBuildError(
+            f"{path}: not a timing cache of this device and library; name another file with "
+            "--timing-cache, or delete it"
+        )
     return cache
 
 
@@ -352,8 +363,15 @@ def _driver_version() -> str | None:
         return None
 
 
-def build_kit(folder: str | Path, say: Say = lambda message: None) -> list[Path]:
+def build_kit(
+    folder: str | Path, timing_cache: Path | None = None, say: Say = lambda message: None
+) -> list[Path]:
     """Build the engines of a kit that `voxformer export --trt` wrote, into its folder.
+
+    Args:
+        folder: of the kit.
+        timing_cache: see `build_engines`.
+        say: called with a line for each step.
 
     Raises:
         EngineBuildError: it is no kit, a file of it was changed, or an engine cannot be built here.
@@ -362,14 +380,17 @@ def build_kit(folder: str | Path, say: Say = lambda message: None) -> list[Path]
     try:
         kit = json.loads((folder / KIT_NAME).read_text("utf-8"))
         target = Target.from_mapping(kit["target"]["name"], kit["target"])
-        files, precision, sample_rate = kit["files"], kit["precision"], kit["sample_rate"]
+        files, precision = kit["files"], kit["precision"]
+        sample_rate, frame_shift_s = int(kit["sample_rate"]), float(kit["frame_shift_s"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise EngineBuildError(f"{folder / KIT_NAME}: not a build kit: {error!r}") from None
     for name, digest in files.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
             raise EngineBuildError(f"{folder / name}: missing or changed; copy the kit again")
     more = {key: kit[key] for key in ("parity_of_graphs",) if key in kit}
-    return build_engines(folder, folder, target, precision, sample_rate, more=more, say=say)
+    return build_engines(
+        folder, folder, target, precision, sample_rate, frame_shift_s, timing_cache, more, say
+    )
 
 
 def installed_version(library: str) -> str | None:
@@ -380,12 +401,3 @@ def installed_version(library: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
