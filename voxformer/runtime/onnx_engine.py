@@ -9,12 +9,15 @@ import numpy as np
 
 from voxformer.decoding.ctc import available_cores
 from voxformer.runtime.bundle import GRAPH_NAMES, Bundle
-from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray
+from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray, TopTokens
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
+
+TOP_OUTPUTS = ("token_ids", "top_log_probs", "blank_log_probs")
+"""Outputs of an encoder.onnx that was exported with `--ctc-topk`, in place of `log_probs`."""
 
 
 class OnnxEngine:
@@ -47,6 +50,8 @@ class OnnxEngine:
         self.provider = _checked_provider(self._ort, provider)
         encoder, self._decoder_name, self._step_name = GRAPH_NAMES
         self._encoder = self._session(encoder)
+        outputs = {output.name for output in self._encoder.get_outputs()}
+        self._ctc_outputs = ("log_probs",) if "log_probs" in outputs else TOP_OUTPUTS
         self._decoder: Any = None
         self._step: Any = None
 
@@ -77,14 +82,14 @@ class OnnxEngine:
 
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """See `Engine.encode`."""
-        encoder_out, frames, log_probs = self._encoder.run(
-            ["encoder_out", "encoder_lengths", "log_probs"],
+        encoder_out, frames, *ctc = self._encoder.run(
+            ["encoder_out", "encoder_lengths", *self._ctc_outputs],
             {
                 "waveforms": np.ascontiguousarray(waveforms, dtype=np.float32),
                 "lengths": np.ascontiguousarray(lengths, dtype=np.int64),
             },
         )
-        return Encoded(encoder_out, frames, log_probs)
+        return Encoded(encoder_out, frames, ctc[0] if len(ctc) == 1 else TopTokens(*ctc))
 
     def score(
         self, encoder_out: FloatArray, lengths: IntArray, tokens: IntArray, token_lengths: IntArray

@@ -24,8 +24,9 @@ from voxformer.decoding import (
     RescoringOptions,
     attention_decode,
     ctc_greedy,
+    ctc_greedy_top_k,
 )
-from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray
+from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray, TopTokens
 from voxformer.runtime.options import (
     MODES,
     DecodingOptions,
@@ -100,12 +101,9 @@ def decode(
         first_pass: result of mode `ctc_beam` with the same options, if at hand, for `rescoring`.
     """
     if mode == "ctc_greedy":
-        best = ctc_greedy(
-            encoded.log_probs, encoded.lengths, vocabulary.tokens, vocabulary.blank_id
-        )
-        return [[hypothesis] for hypothesis in best]
+        return [[hypothesis] for hypothesis in _greedy(encoded, vocabulary)]
     if mode == "ctc_beam":
-        return _ctc_decoder(options, vocabulary).decode(encoded.log_probs, encoded.lengths)
+        return _beam(_ctc_decoder(options, vocabulary), encoded, vocabulary)
     if mode == "rescoring":
         if first_pass is None:
             first_pass = decode(engine, encoded, durations, "ctc_beam", options, vocabulary)
@@ -157,6 +155,26 @@ def batches_by_duration(
         else:
             batch.append(index)
     return batches
+
+
+def _greedy(encoded: Encoded, vocabulary: Vocabulary) -> list[Hypothesis]:
+    tokens, blank_id = vocabulary.tokens, vocabulary.blank_id
+    top = encoded.ctc
+    if not isinstance(top, TopTokens):
+        return ctc_greedy(top, encoded.lengths, tokens, blank_id)
+    return ctc_greedy_top_k(
+        top.token_ids, top.log_probs, top.blank_log_probs, encoded.lengths, tokens, blank_id
+    )
+
+
+def _beam(decoder: CtcBeamDecoder, encoded: Encoded, vocabulary: Vocabulary) -> NBest:
+    top = encoded.ctc
+    if not isinstance(top, TopTokens):
+        return decoder.decode(top, encoded.lengths)
+    ctc_outputs = len(vocabulary.tokens) - 1  # <sos/eos> is none
+    return decoder.decode_top_k(
+        top.token_ids, top.log_probs, top.blank_log_probs, encoded.lengths, ctc_outputs
+    )
 
 
 def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDecoder:

@@ -12,11 +12,12 @@ import numpy as np
 
 from voxformer.decoding import Hypothesis, ctc_align
 from voxformer.runtime.bundle import read_bundle
-from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray
+from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray, TopTokens
 from voxformer.runtime.options import (
     MODES,
     DecodingOptions,
     Mode,
+    ModeError,
     Vocabulary,
     check_mode,
     default_mode,
@@ -130,6 +131,11 @@ class Recognizer:
             cut = [waveforms[index][start:end] for index, start, end in (pieces[i] for i in batch)]
             padded, lengths = pad_batch(cut)
             encoded = encode(self.engine, padded, lengths)
+            if mode == "attention" and isinstance(encoded.ctc, TopTokens):
+                raise ModeError(
+                    "mode attention takes the times of its words from the whole CTC matrix, which "
+                    "this bundle does not give; use rescoring, or export without --ctc-topk"
+                )
             seconds = [durations[i] for i in batch]
             n_best = decode(self.engine, encoded, seconds, mode, self.options, self.vocabulary)
             for row, i in enumerate(batch):
