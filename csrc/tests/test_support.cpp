@@ -6,6 +6,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -195,6 +196,32 @@ void ParallelForDoesAllAndReportsTheFirstFailure() {
   ParallelFor(0, 4, [](std::size_t, std::size_t) { CHECK(false); });
 }
 
+void WorkersOfACallHaveTheirOwnNumbers() {
+  for (int run = 0; run < 200; ++run) {
+    std::vector<std::atomic<int>> inside(4);
+    ParallelFor(40, inside.size(), [&](std::size_t worker, std::size_t) {
+      CHECK(++inside[worker] == 1);
+      --inside[worker];
+    });
+  }
+}
+
+void ParallelForMayBeCalledFromManyThreadsAndFromInside() {
+  std::vector<std::thread> callers;
+  std::atomic<int> done{0};
+  for (int caller = 0; caller < 6; ++caller) {
+    callers.emplace_back([&done] {
+      for (int run = 0; run < 50; ++run) {
+        ParallelFor(3, 3, [&done](std::size_t, std::size_t) {
+          ParallelFor(2, 2, [&done](std::size_t, std::size_t) { ++done; });
+        });
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(done == 6 * 50 * 3 * 2);
+}
+
 }  // namespace
 }  // namespace voxformer
 
@@ -208,5 +235,7 @@ int main() {
   voxformer::PenaltiesFollowTheirDefinitions();
   voxformer::OptionsOutOfRangeAreNamed();
   voxformer::ParallelForDoesAllAndReportsTheFirstFailure();
+  voxformer::WorkersOfACallHaveTheirOwnNumbers();
+  voxformer::ParallelForMayBeCalledFromManyThreadsAndFromInside();
   return 0;
 }
