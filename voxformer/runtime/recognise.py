@@ -135,7 +135,10 @@ def pad_batch(waveforms: Sequence[FloatArray]) -> tuple[FloatArray, IntArray]:
 
 
 def batches_by_duration(
-    durations: Sequence[float], batch_size: int, batch_seconds: float | None = None
+    durations: Sequence[float],
+    batch_size: int,
+    batch_seconds: float | None = None,
+    most_padding: float = 1.0,
 ) -> list[list[int]]:
     """Indices of utterances in batches of like duration, longest first.
 
@@ -143,13 +146,19 @@ def batches_by_duration(
         durations: seconds of each utterance.
         batch_size: utterances in a batch, at most.
         batch_seconds: seconds of a batch, padding counted, at most; one utterance always fits.
+        most_padding: share of a batch that may be padding.
     """
     order = sorted(range(len(durations)), key=lambda index: (-durations[index], index))
     batches: list[list[int]] = []
     for index in order:
         batch = batches[-1] if batches else []
         padded = (len(batch) + 1) * durations[batch[0]] if batch else 0.0
-        full = len(batch) >= batch_size or (batch_seconds is not None and padded > batch_seconds)
+        spoken = sum(durations[i] for i in batch) + durations[index]
+        full = (
+            len(batch) >= batch_size
+            or (batch_seconds is not None and padded > batch_seconds)
+            or padded - spoken > most_padding * padded
+        )
         if not batch or full:
             batches.append([index])
         else:
