@@ -150,9 +150,8 @@ def _read(path: Path, part: str = "") -> Table:
             ]
             note = _circumstances(values) if "machine" in values else ""
             return Table(("test set", "engine", *MODE_COLUMNS), rows, note)
-        if "engines" in values:
-            rows = [row for evaluation in values["engines"] for row in _engine_rows(evaluation)]
-            return Table(("engine", *MODE_COLUMNS), rows, _circumstances(values))
+        if "passes" in values:
+            return _rtf_table(values)
         return Table(("engine", *MODE_COLUMNS), _engine_rows(values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultError(f"{path.name}: not a result of a known shape: {error!r}") from None
@@ -179,6 +178,44 @@ def _mode_row(mode: str, found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['rtf']:.4f}",
         f"{found['rtfx']:.1f}",
     )
+
+
+RTF_COLUMNS = (
+    *("engine", "precision", "batch", "mode", "WER", "RTFx", "RTFx pipelined"),
+    *("encoder / search / rescoring / other", "an utterance, ms: p50 / p90 / p99"),
+)
+
+
+def _rtf_table(values: dict[str, Any]) -> Table:
+    rows = []
+    for row in values["passes"]:
+        shares = [f"{share:.0%}" for share in row["shares"].values()]
+        times = [f"{1e3 * seconds:.0f}" for seconds in row.get("latency_s", {}).values()]
+        pipelined = row.get("rtfx_pipelined")
+        rows.append(
+            (
+                f"{row['engine']}, {row['threads']} threads",
+                row["precision"],
+                str(row["batch_size"]),
+                row["mode"],
+                f"{row['wer']:.2%}",
+                f"{row['rtfx']:.1f}",
+                "" if pipelined is None else f"{pipelined:.1f}",
+                " / ".join(shares),
+                " / ".join(times),
+            )
+        )
+    decoding, machine = values["decoding"], values["machine"]
+    note = (
+        f"{values['utterances']} utterances, {values['audio_seconds']:.0f} s; beam "
+        f"{decoding['beam_size']}, n-best {decoding['n_best']}; medians of {values['rounds']} "
+        f"rounds; load average at the end {machine['load_at_end']:.1f}."
+    )
+    if any(model["random_weights"] for model in values["models"]):
+        note += " Random weights: the WER means nothing."
+    for gpu in machine.get("gpus", []):
+        note += f" {gpu['name']}, {gpu['power_limit_w']:.0f} W, driver {gpu['driver']}."
+    return Table(RTF_COLUMNS, rows, f"{note} {_circumstances(values)}")
 
 
 def _decoder_table(values: dict[str, Any], part: str) -> Table:

@@ -97,7 +97,7 @@ def export_bundle(
         targets: names of devices to build TensorRT engines for, from fp32 graphs: `rtx4090`, `h100`
             or `local`; where one cannot be built for here, a build kit is written.
         force: write what the gate refuses, with its failure in bundle.json, of which the runtime
-            warns.
+            warns; int8 then keeps no matrix in fp32.
         max_tokens_per_second: measured on the training data; the config's own value goes first.
         provenance: of the weights.
         exporter: see `export_graphs`.
@@ -141,7 +141,7 @@ def export_bundle(
         if verdict.failure is None and wanted:
             engines = add_engines(folder, folder, wanted, judge, say, ctc_topk)
         if verdict.failure is None and precision != "fp32":
-            verdict = convert(folder, judge, precision, say)
+            verdict = convert(folder, judge, precision, say, force)
         if ctc_topk is not None:
             say(f"keeping the best {ctc_topk} tokens of a frame, and comparing again")
             keep_best(folder / GRAPH_NAMES[0], ctc_topk, vocabulary.blank_id)

@@ -107,7 +107,9 @@ class Verdict:
     failed: tuple[Case, str] | None
 
 
-def convert(folder: Path, judge: Judge, precision: Precision, say: Say) -> Verdict:
+def convert(
+    folder: Path, judge: Judge, precision: Precision, say: Say, force: bool = False
+) -> Verdict:
     """Replace the fp32 graphs of a folder, and say what the gate says of the new ones.
 
     int8 leaves a larger share of matrices in fp32 until the gate is content.
@@ -117,6 +119,7 @@ def convert(folder: Path, judge: Judge, precision: Precision, say: Say) -> Verdi
         judge: the gate.
         precision: `fp16` or `int8`.
         say: called with a line for each step.
+        force: what the gate refuses is written, so that int8 keeps nothing in fp32.
 
     Raises:
         ExportRefused: int8 has no speech to be calibrated on.
@@ -141,7 +144,8 @@ def convert(folder: Path, judge: Judge, precision: Precision, say: Say) -> Verdi
             return _convert_fp16(originals, folder, judge, calibration, say)
         if calibration is None:
             raise ExportRefused("int8 is calibrated on real speech; name some with --manifest")
-        return _convert_int8(originals, folder, judge, calibration, say)
+        shares = KEPT_SHARES[:1] if force else KEPT_SHARES
+        return _convert_int8(originals, folder, judge, calibration, shares, say)
 
 
 def _convert_fp16(
@@ -159,10 +163,15 @@ def _convert_fp16(
 
 
 def _convert_int8(
-    originals: Path, folder: Path, judge: Judge, calibration: Calibration, say: Say
+    originals: Path,
+    folder: Path,
+    judge: Judge,
+    calibration: Calibration,
+    shares: Sequence[float],
+    say: Say,
 ) -> Verdict:
     ranked: dict[str, list[str]] = {}
-    for share in KEPT_SHARES:
+    for share in shares:
         kept: dict[str, list[str]] = {}
         for name, output in zip(GRAPH_NAMES, OUTPUTS, strict=True):
             model = onnx.load(originals / name)
