@@ -9,7 +9,8 @@ its keys: the report of `voxformer evaluate --json`, of `benchmarks/rtf.py --jso
 training.json of `voxformer quickstart`, a run of `benchmarks/decoder.py`, or a plain
 `{"columns": [...], "rows": [[...], ...]}`. Of a run of decoder.py, `NAME` gives the claims,
 `NAME:cells` the cells of one utterance length on one thread, `NAME:threads` those on several, and
-`NAME:extras` those with a language model or hotwords.
+`NAME:extras` those with a language model or hotwords. Of a report of parity.py, `NAME` gives the
+numbers and `NAME:wer` the word error rates.
 """
 
 from __future__ import annotations
@@ -150,6 +151,8 @@ def _read(path: Path, part: str = "") -> Table:
             ]
             note = _circumstances(values) if "machine" in values else ""
             return Table(("test set", "engine", *MODE_COLUMNS), rows, note)
+        if "parity" in values:
+            return _parity_wer(values) if part == "wer" else _parity_numbers(values)
         if "passes" in values:
             return _rtf_table(values)
         return Table(("engine", *MODE_COLUMNS), _engine_rows(values))
@@ -178,6 +181,45 @@ def _mode_row(mode: str, found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['rtf']:.4f}",
         f"{found['rtfx']:.1f}",
     )
+
+
+def _parity_numbers(values: dict[str, Any]) -> Table:
+    cases = list(values["parity"][0]["graphs"]["encoder"]["cases"])
+    rows = []
+    for bundle in values["parity"]:
+        limit = f"{bundle['tolerance']:g}"
+        if bundle["least_probability"] > 0:
+            limit += f" (p ≥ {bundle['least_probability']:g})"
+        for graph, numbers in bundle["graphs"].items():
+            differences = [f"{numbers['cases'][case]:.1e}" for case in cases]
+            remark = ""
+            if numbers["matrices_kept_fp32"] is not None:
+                remark = f"{numbers['matrices_kept_fp32']} matrices kept in fp32"
+            elif numbers["largest_half"] is not None:
+                remark = f"largest half {numbers['largest_half']:g}"
+            rows.append(
+                (bundle["precision"], graph, limit, f"{numbers['worst']:.1e}", *differences, remark)
+            )
+    columns = ("precision", "graph", "limit, nats", "worst", *cases, "")
+    return Table(columns, rows, _circumstances(values))
+
+
+def _parity_wer(values: dict[str, Any]) -> Table:
+    rows = [
+        (
+            bundle["precision"],
+            f"{bundle['bytes'] / 1e6:.1f}",
+            mode,
+            f"{rates['torch']:.2%}",
+            f"{rates['graphs']:.2%}",
+            str(rates["errors_apart"]),
+        )
+        for bundle in values["parity"]
+        for mode, rates in bundle["wer"].items()
+    ]
+    words = next(iter(values["parity"][0]["wer"].values()))["reference_words"]
+    note = f"{values['utterances']} utterances, {words} words."
+    return Table(("precision", "MB", "mode", "PyTorch", "graphs", "errors apart"), rows, note)
 
 
 RTF_COLUMNS = (
