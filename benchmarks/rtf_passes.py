@@ -1,7 +1,7 @@
 """One pass over a set of speech, with the clock on: what is recognised, how long, and where.
 
-Shares of the time come from passes that do one thing after the other; `pipelined` passes search one
-batch while the next is in the encoder, as `Recognizer` does.
+Shares of the time come from passes that do one thing after the other; `pipelined` passes have
+several batches at work at once, as `Recognizer` does.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ class ModelRunner:
                 planned,
                 lambda batch: self._encode(speech, batch, {}),
                 lambda batch, encoded: self._search(batch, encoded, speech, {}),
+                self.model.engine.lanes,
             ):
                 heard.update(texts)
         else:

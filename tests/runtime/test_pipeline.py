@@ -6,65 +6,83 @@ import threading
 
 import pytest
 
-from voxformer.runtime.pipeline import AHEAD, pipelined
+from voxformer.runtime.pipeline import pipelined
 
 
-def test_results_come_in_order_whoever_is_slower():
-    found = list(pipelined(range(9), lambda i: i * 10, lambda i, encoded: (i, encoded)))
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_results_come_in_order_whoever_is_slower(lanes):
+    found = list(pipelined(range(9), lambda i: i * 10, lambda i, encoded: (i, encoded), lanes))
     assert found == [(i, i * 10) for i in range(9)]
-    assert list(pipelined([], int, lambda i, encoded: i)) == []
+    assert list(pipelined([], int, lambda i, encoded: i, lanes)) == []
 
 
 def test_next_batch_is_encoded_while_one_is_searched():
     """Each search waits for the encoder to have begun the batch after: alone it would not end."""
     begun = [threading.Event() for _ in range(4)]
 
-    def encode(batch):
-        begun[batch].set()
-        return threading.get_ident()
+    def search(batch, _):
+        return batch == 3 or begun[batch + 1].wait(30)
 
-    def search(batch, encoder):
-        assert batch == 3 or begun[batch + 1].wait(30)
-        return encoder != threading.get_ident()
-
-    assert list(pipelined(range(4), encode, search)) == [True] * 4
+    assert list(pipelined(range(4), lambda batch: begun[batch].set(), search)) == [True] * 4
 
 
-def test_few_encoded_batches_wait_for_a_slow_search():
-    may_end = threading.Event()
-    encoded = []
+def test_lanes_encode_at_the_same_time():
+    """Each encoder waits for the other."""
+    meeting = threading.Barrier(2, timeout=30)
 
     def encode(batch):
-        encoded.append(batch)
-        if len(encoded) > AHEAD:  # one more is in the hand of whoever would put it down
-            may_end.set()
+        return meeting.wait() in (0, 1)
 
-    def search(batch, _):
-        assert may_end.wait(30)
-        return len(encoded) - batch
-
-    ahead = list(pipelined(range(20), encode, search))
-    assert max(ahead) <= AHEAD + 2
+    assert list(pipelined(range(4), encode, lambda _, met: met, lanes=2)) == [True] * 4
 
 
-def test_what_a_search_raises_comes_where_its_result_would_have():
-    def search(batch, _):
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_no_more_than_lanes_are_in_the_encoder_or_the_search(lanes):
+    lock = threading.Lock()
+    inside = {"encode": 0, "search": 0}
+    most = {"encode": 0, "search": 0}
+
+    def enter(what):
+        with lock:
+            inside[what] += 1
+            most[what] = max(most[what], inside[what])
+        threading.Event().wait(0.002)
+        with lock:
+            inside[what] -= 1
+
+    list(pipelined(range(30), lambda _: enter("encode"), lambda _, __: enter("search"), lanes))
+    assert 1 <= most["encode"] <= lanes
+    assert 1 <= most["search"] <= lanes
+
+
+def test_batches_are_taken_as_there_is_room():
+    """A list that is read as it is recognised is not read ahead without end."""
+    taken = []
+    ended = 0
+
+    def batches():
+        for batch in range(20):
+            taken.append(batch)
+            assert len(taken) - ended <= 1 + 2 + 1  # one more is in the hand
+            yield batch
+
+    for _ in pipelined(batches(), int, lambda batch, _: batch):
+        ended += 1
+    assert ended == 20
+
+
+@pytest.mark.parametrize("stage", ["encode", "search"])
+def test_what_is_raised_comes_where_the_result_would_have_and_leaves_no_thread(stage):
+    def fail(batch, *_, at=stage):
         if batch == 2:
-            raise OSError("batch 2 is gone")
+            raise OSError(f"{at} of batch 2")
         return batch
 
-    results = pipelined(range(5), int, search)
+    stages = {"encode": int, "search": lambda batch, _: batch, stage: fail}
+    results = pipelined(range(9), stages["encode"], stages["search"], lanes=2)
     assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(OSError, match="batch 2 is gone"):
+    with pytest.raises(OSError, match=f"{stage} of batch 2"):
         next(results)
-
-
-def test_encoder_that_fails_ends_it_without_a_thread_left():
-    def encode(batch):
-        if batch == 1:
-            raise OSError("no encoder")
-        return batch
-
-    with pytest.raises(OSError, match="no encoder"):
-        list(pipelined(range(3), encode, lambda batch, _: batch))
-    assert not [t for t in threading.enumerate() if t.name.startswith("search")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith(("encode", "search"))
+    ]

@@ -108,6 +108,11 @@ class Engine(Protocol):
         """CPU threads that the arithmetic may use."""
         ...
 
+    @property
+    def lanes(self) -> int:
+        """Threads that may call `encode`, and `score`, at once and gain by it; at least 1."""
+        ...
+
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """Encode waveforms.
 

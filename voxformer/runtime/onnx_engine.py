@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class OnnxEngine:
         self._ctc_outputs = ("log_probs",) if "log_probs" in outputs else TOP_OUTPUTS
         self._decoder: Any = None
         self._step: Any = None
+        self._loading = Lock()
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, provider: str = "cpu", threads: int = 0) -> OnnxEngine:
@@ -80,6 +82,11 @@ class OnnxEngine:
         """CPU threads of one operator's arithmetic."""
         return self._threads
 
+    @property
+    def lanes(self) -> int:
+        """One for each thread of a CPU: a session's threads help whoever calls it."""
+        return self._threads if self.provider == PROVIDERS["cpu"] else 1
+
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """See `Engine.encode`."""
         encoder_out, frames, *ctc = self._encoder.run(
@@ -95,8 +102,9 @@ class OnnxEngine:
         self, encoder_out: FloatArray, lengths: IntArray, tokens: IntArray, token_lengths: IntArray
     ) -> FloatArray:
         """See `Engine.score`."""
-        if self._decoder is None:
-            self._decoder = self._session(self._decoder_name)
+        with self._loading:
+            if self._decoder is None:
+                self._decoder = self._session(self._decoder_name)
         [scores] = self._decoder.run(
             ["token_log_probs"],
             {
@@ -111,8 +119,9 @@ class OnnxEngine:
 
     def start(self, encoded: Encoded) -> OnnxStepSession:
         """See `Engine.start`."""
-        if self._step is None:
-            self._step = self._session(self._step_name)
+        with self._loading:
+            if self._step is None:
+                self._step = self._session(self._step_name)
         return OnnxStepSession(self._step, encoded)
 
     def _session(self, name: str) -> Any:
@@ -122,6 +131,9 @@ class OnnxEngine:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # its warnings are about its own optimiser
+        # A thread that waits for work by spinning takes a core from the search, from other lanes
+        # and from other processes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = self._ort.InferenceSession(
                 str(path), sess_options=options, providers=[self.provider]

@@ -140,7 +140,8 @@ class Recognizer:
             return self._searched(encoded, [durations[i] for i in batch], mode)
 
         found: dict[int, list[Hypothesis]] = {}
-        for batch, n_best in zip(batches, pipelined(batches, encoded, searched), strict=True):
+        results = pipelined(batches, encoded, searched, self.engine.lanes)
+        for batch, n_best in zip(batches, results, strict=True):
             found.update(zip(batch, n_best, strict=True))
         segments: list[list[Segment]] = [[] for _ in waveforms]
         for i, (index, start, end) in enumerate(pieces):
