@@ -287,7 +287,8 @@ def _claim_row(claim: dict[str, Any]) -> tuple[str, ...]:
     aim = "" if claim["aim"] is None else f"{claim['aim']:g}"
     holds = {True: "yes", False: "no", None: ""}[claim["pass"]]
     least = f"{claim['least']:.2f}"
-    return (claim["claim"], aim, least, holds, claim["cell"], str(claim["cells"]))
+    where = claim["cell"] or ""
+    return (claim["claim"], aim, least, holds, where, str(claim["cells"]))
 
 
 def _cell_row(cell: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
