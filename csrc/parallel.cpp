@@ -1,6 +1,11 @@
 #include "parallel.h"
 
+#include <sched.h>
 #include <unistd.h>
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -15,6 +20,15 @@ namespace voxformer {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using ThreadId = pid_t;
+
+ThreadId ThisThread() noexcept {
+#if defined(__linux__)
+  return static_cast<ThreadId>(syscall(SYS_gettid));
+#else
+  return 0;
+#endif
+}
 
 // Of a thread that has nothing to do, and of a caller whose threads are not done.
 constexpr std::chrono::microseconds kAwake{50};
@@ -41,6 +55,46 @@ bool StayAwakeFor(const Ready& ready) noexcept {
   }
   return ready();
 }
+
+// Where a thread may run, which it has from the caller that it works for.
+class Cpus {
+ public:
+  // The caller's, and the one that it is on.
+  static Cpus OfThisThread() noexcept {
+    Cpus cpus;
+#if defined(__linux__)
+    cpus.known_ = sched_getaffinity(0, sizeof cpus.allowed_, &cpus.allowed_) == 0;
+    cpus.here_ = sched_getcpu();
+#endif
+    return cpus;
+  }
+
+  // Keeps `thread`, which sleeps, off the caller's CPU until it calls Allow(). In a virtual machine
+  // a CPU that sleeps looks taken, so that a thread is woken on the CPU of the one that wakes it,
+  // and for milliseconds does not run.
+  void KeepOff(ThreadId thread) const noexcept {
+#if defined(__linux__)
+    if (!known_ || here_ < 0 || here_ >= CPU_SETSIZE || CPU_COUNT(&allowed_) < 2) return;
+    cpu_set_t others = allowed_;
+    CPU_CLR(static_cast<std::size_t>(here_), &others);
+    sched_setaffinity(thread, sizeof others, &others);
+#endif
+  }
+
+  // This thread may run where the caller may.
+  void Allow() const noexcept {
+#if defined(__linux__)
+    if (known_) sched_setaffinity(0, sizeof allowed_, &allowed_);
+#endif
+  }
+
+ private:
+#if defined(__linux__)
+  cpu_set_t allowed_;
+  int here_ = -1;
+  bool known_ = false;
+#endif
+};
 
 // One call of ParallelFor().
 class Job {
@@ -89,6 +143,13 @@ class Job {
   std::condition_variable done_;
 };
 
+struct Sleeper {
+  const ThreadId thread = ThisThread();
+  std::condition_variable wake;
+  bool woken = false;
+  Cpus cpus = Cpus();
+};
+
 class Pool {
  public:
   // Of this process: threads do not survive a fork, and who held a lock then holds it for ever.
@@ -104,17 +165,15 @@ class Pool {
 
   void Run(Job* job) {
     {
-      std::unique_lock<std::mutex> lock(mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       jobs_.push_back(job);
       open_.store(jobs_.size(), std::memory_order_relaxed);
       std::size_t wanted = 0;
       for (const Job* const open : jobs_) wanted += open->workers_ - open->joined_;
-      const std::size_t awake = idle_ - asleep_;
-      const std::size_t woken = std::min(asleep_, wanted - std::min(wanted, awake));
+      const std::size_t awake = idle_ - sleepers_.size();
+      if (wanted > awake) Wake(wanted - awake);
       while (idle_ < wanted && StartThread()) {
       }
-      lock.unlock();
-      for (std::size_t i = 0; i < woken; ++i) work_.notify_one();
     }
     job->Run(0);
     {
@@ -146,38 +205,65 @@ class Pool {
     open_.store(jobs_.size(), std::memory_order_relaxed);
   }
 
+  // The last to fall asleep first: their caches are the warmest.
+  void Wake(std::size_t count) {
+    const Cpus cpus = Cpus::OfThisThread();
+    for (; count > 0 && !sleepers_.empty(); --count) {
+      Sleeper* const sleeper = sleepers_.back();
+      sleepers_.pop_back();
+      sleeper->cpus = cpus;
+      sleeper->woken = true;
+      cpus.KeepOff(sleeper->thread);
+      sleeper->wake.notify_one();
+    }
+  }
+
+  // Returns whether somebody woke this thread, with the lock held.
+  bool Sleep(std::unique_lock<std::mutex>* lock) {
+    Sleeper self;
+    sleepers_.push_back(&self);
+    self.wake.wait_for(*lock, kIdleLife, [&self] { return self.woken; });
+    if (!self.woken) {
+      sleepers_.erase(std::find(sleepers_.begin(), sleepers_.end(), &self));
+      return false;
+    }
+    lock->unlock();
+    self.cpus.Allow();
+    lock->lock();
+    return true;
+  }
+
   void Serve() {
     std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
     for (;;) {
       StayAwakeFor([this] { return open_.load(std::memory_order_relaxed) > 0; });
       lock.lock();
-      ++asleep_;
-      const bool more = work_.wait_for(lock, kIdleLife, [this] { return !jobs_.empty(); });
-      --asleep_;
-      --idle_;
-      if (!more) return;
-      Job* const job = jobs_.front();
-      const std::size_t worker = job->joined_++;
-      job->running_.fetch_add(1, std::memory_order_relaxed);
-      if (job->joined_ == job->workers_) Close(job);
-      lock.unlock();
-      job->Run(worker);
-      lock.lock();
-      ++idle_;
-      if (job->running_.fetch_sub(1, std::memory_order_release) == 1) job->done_.notify_one();
+      if (jobs_.empty() && !Sleep(&lock)) break;
+      while (!jobs_.empty()) {
+        Job* const job = jobs_.front();
+        const std::size_t worker = job->joined_++;
+        job->running_.fetch_add(1, std::memory_order_relaxed);
+        --idle_;
+        if (job->joined_ == job->workers_) Close(job);
+        lock.unlock();
+        job->Run(worker);
+        lock.lock();
+        ++idle_;
+        if (job->running_.fetch_sub(1, std::memory_order_release) == 1) job->done_.notify_one();
+      }
       lock.unlock();
     }
+    --idle_;
   }
 
   static inline std::atomic<Pool*> shared_{nullptr};
 
   const pid_t process_ = getpid();
   std::mutex mutex_;
-  std::condition_variable work_;
   std::vector<Job*> jobs_;            // that want more threads
   std::atomic<std::size_t> open_{0};  // their number
   std::size_t idle_ = 0;              // threads without a job
-  std::size_t asleep_ = 0;            // of them, those that wait for `work_`
+  std::vector<Sleeper*> sleepers_;    // of them, those that have to be woken
 };
 
 }  // namespace

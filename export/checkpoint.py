@@ -20,6 +20,7 @@ def export_checkpoint(
     manifest: str | Path | None = None,
     *,
     precision: Precision = "fp32",
+    ctc_topk: int | None = None,
     targets: Sequence[str] = (),
     timing_cache: Path | None = None,
     force: bool = False,
@@ -33,6 +34,7 @@ def export_checkpoint(
         out: the bundle's directory; default `bundles/<name of the run>`, with `-fp16` or `-int8`.
         manifest: speech for the gate; default the run's `data.valid_manifest`, if it has one.
         precision: see `export_bundle`.
+        ctc_topk: see `export_bundle`.
         targets: see `export_bundle`.
         timing_cache: see `export_bundle`.
         force: see `export_bundle`.
@@ -60,6 +62,7 @@ def export_checkpoint(
         out,
         manifest,
         precision=precision,
+        ctc_topk=ctc_topk,
         targets=targets,
         timing_cache=timing_cache,
         force=force,

@@ -27,6 +27,7 @@ from voxformer.runtime.trt_build import (
 from .convert import Conversions, Say
 from .errors import ExportRefused
 from .precision import Precision
+from .top_k import keep_best
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,6 +77,7 @@ def add_engines(
     targets: Sequence[Target],
     say: Say,
     timing_cache: Path | None = None,
+    ctc_topk: int | None = None,
 ) -> dict[str, Any]:
     """Build each target's engines, or write its kit, into a bundle.
 
@@ -85,6 +87,7 @@ def add_engines(
         targets: to build for.
         say: called with a line for each step.
         timing_cache: see `build_engines`.
+        ctc_topk: tokens of a frame that leave the encoder; all where None.
 
     Returns:
         For bundle.json: `engines`, what each folder holds, and `engine_graphs`, the digests of the
@@ -98,6 +101,7 @@ def add_engines(
     digests: dict[str, dict[str, str]] = {}
     reference = conversions.judge.reference
     rates = reference.sample_rate, reference.frame_shift_s
+    blank_id = conversions.judge.vocabulary.blank_id
     for target in targets:
         for precision in target.precisions:
             graphs, verdict = conversions.to(cast("Precision", precision))
@@ -111,6 +115,8 @@ def add_engines(
                 folder = Path(temporary)
                 for name in GRAPH_NAMES:
                     shutil.copyfile(graphs / name, folder / name)
+                if ctc_topk is not None:
+                    keep_best(folder / GRAPH_NAMES[0], ctc_topk, blank_id)
                 _write_axes(folder)
                 digests[out.name] = {
                     Path(name).stem: sha256_of(folder / name) for name in GRAPH_NAMES

@@ -1,5 +1,8 @@
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -222,6 +225,33 @@ void ParallelForMayBeCalledFromManyThreadsAndFromInside() {
   CHECK(done == 6 * 50 * 3 * 2);
 }
 
+cpu_set_t Affinity() {
+  cpu_set_t cpus;
+  CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+  return cpus;
+}
+
+// Also where they slept and were woken somewhere else.
+void WorkersRunWhereTheirCallerMay() {
+  const cpu_set_t before = Affinity();
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (std::size_t cpu = 0; CPU_COUNT(&one) == 0; ++cpu) {
+    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
+  }
+  for (const cpu_set_t& cpus : {before, one, before}) {
+    CHECK(sched_setaffinity(0, sizeof cpus, &cpus) == 0);
+    for (int run = 0; run < 3; ++run) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      ParallelFor(6, 3, [&cpus](std::size_t, std::size_t) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        const cpu_set_t mine = Affinity();
+        CHECK(CPU_EQUAL(&mine, &cpus));
+      });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace voxformer
 
@@ -236,6 +266,7 @@ int main() {
   voxformer::OptionsOutOfRangeAreNamed();
   voxformer::ParallelForDoesAllAndReportsTheFirstFailure();
   voxformer::WorkersOfACallHaveTheirOwnNumbers();
+  voxformer::WorkersRunWhereTheirCallerMay();
   voxformer::ParallelForMayBeCalledFromManyThreadsAndFromInside();
   return 0;
 }

@@ -41,6 +41,7 @@ class ToneEngine:
     name = "tones"
     sample_rate = RATE
     frame_shift_s = FRAME / RATE
+    lanes = 2
 
     def encode(self, waveforms, lengths):
         frames = lengths // FRAME

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from voxformer.cli.numbers import whole
+
 EXAMPLE = "voxformer export --checkpoint checkpoints/an4/best.pt --manifest an4-valid.jsonl"
 
 
@@ -26,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fp32", "fp16", "int8"),
         default="fp32",
         help="of weights and arithmetic; int8 is calibrated on the manifest (default: fp32)",
+    )
+    parser.add_argument(
+        "--ctc-topk",
+        type=whole(1),
+        metavar="K",
+        help="let only the best K tokens of a frame and the blank leave the encoder, where moving "
+        "the whole CTC matrix off a device takes time",
     )
     parser.add_argument(
         "--force",
@@ -81,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         args.manifest,
         precision=args.precision,
+        ctc_topk=args.ctc_topk,
         targets=targets,
         timing_cache=args.timing_cache,
         force=args.force,

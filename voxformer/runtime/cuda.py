@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -185,6 +186,8 @@ class Memory:
         self._free = free
         self._lock = threading.Lock()
         self._spare: list[tuple[int, int]] = []
+        # A block may be collected while this thread holds the lock.
+        self._returned: deque[tuple[int, int]] = deque()
         self.allocations = 0
 
     def take(self, size: int) -> Block:
@@ -195,6 +198,7 @@ class Memory:
         """
         size = _rounded(size)
         with self._lock:
+            self._sort_in()
             fitting = [spare for spare in self._spare if size <= spare[0] <= 2 * size]
             if fitting:
                 chosen = min(fitting)
@@ -210,15 +214,19 @@ class Memory:
 
     def give_back(self, address: int, size: int) -> None:
         """For the next who asks."""
-        with self._lock:
-            self._spare.append((size, address))
+        self._returned.append((size, address))
 
     def release(self) -> None:
         """Free what nobody holds."""
         with self._lock:
+            self._sort_in()
             spare, self._spare = self._spare, []
         for _, address in spare:
             self._cuda.call(self._free, address)
+
+    def _sort_in(self) -> None:
+        while self._returned:
+            self._spare.append(self._returned.popleft())
 
 
 def _rounded(size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ import numpy as np
 from voxformer.audio import AudioError
 from voxformer.decoding import Hypothesis, ctc_align
 from voxformer.runtime.bundle import read_bundle
-from voxformer.runtime.engine import Encoded, Engine, EngineError
+from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray, TopTokens
 from voxformer.runtime.options import (
     MODES,
     DecodingOptions,
     Mode,
+    ModeError,
     Vocabulary,
     check_mode,
     default_mode,
 )
-from voxformer.runtime.pools import Recording, pools
+from voxformer.runtime.pipeline import pipelined
+from voxformer.runtime.pools import Pool, Recording, pools
 from voxformer.runtime.recognise import batches_by_duration, decode, encode, pad_batch
 from voxformer.runtime.seams import Window, join
 from voxformer.runtime.segments import DEFAULT_CUTTING, Cutting, Piece
@@ -32,6 +34,8 @@ ENGINES = ("onnxruntime", "tensorrt")
 
 POOLED_BATCHES = 4
 """Batches that are read ahead, so that pieces of like durations are found for each."""
+MOST_PADDING = 0.25
+"""Of a batch, for what is encoded of padding is thrown away; batches of fewer pieces cost less."""
 
 
 class Recognizer:
@@ -169,20 +173,32 @@ class Recognizer:
     ) -> Iterator[Transcript | AudioError]:
         windows: dict[int, list[Window]] = {}
         rate = self.engine.sample_rate
-        for pool in pools(recordings, rate, self.cutting, POOLED_BATCHES * batch_seconds):
-            durations = [len(piece.samples) / rate for _, piece in pool.pieces]
-            found: dict[int, list[Hypothesis]] = {}
-            for batch in batches_by_duration(durations, batch_size, batch_seconds):
-                padded, lengths = pad_batch([pool.pieces[i][1].samples for i in batch])
-                encoded = encode(self.engine, padded, lengths)
-                seconds = [durations[i] for i in batch]
-                n_best = decode(self.engine, encoded, seconds, mode, self.options, self.vocabulary)
-                for row, i in enumerate(batch):
-                    found[i] = self._aligned(encoded, row, n_best[row])
-                progress(sum(seconds))
-            for i, (index, piece) in enumerate(pool.pieces):
+
+        def jobs() -> Iterator[_Job]:
+            for pool in pools(recordings, rate, self.cutting, POOLED_BATCHES * batch_seconds):
+                durations = [len(piece.samples) / rate for _, piece in pool.pieces]
+                batches = batches_by_duration(durations, batch_size, batch_seconds, MOST_PADDING)
+                for batch in batches:
+                    yield _Job(pool, batch, [durations[i] for i in batch])
+                yield _Job(pool, [], [])
+
+        def encoded(job: _Job) -> Encoded | None:
+            waveforms = [job.pool.pieces[i][1].samples for i in job.batch]
+            return self._encoded(waveforms, mode) if job.batch else None
+
+        def searched(job: _Job, encoded: Encoded | None) -> tuple[_Job, list[list[Hypothesis]]]:
+            return job, [] if encoded is None else self._searched(encoded, job.seconds, mode)
+
+        found: dict[int, list[Hypothesis]] = {}
+        for job, n_best in pipelined(jobs(), encoded, searched, self.engine.lanes):
+            if job.batch:
+                found.update(zip(job.batch, n_best, strict=True))
+                progress(sum(job.seconds))
+                continue
+            for i, (index, piece) in enumerate(job.pool.pieces):
                 windows.setdefault(index, []).append(self._window(piece, found[i]))
-            for ended in pool.ended:
+            found.clear()
+            for ended in job.pool.ended:
                 heard = windows.pop(ended.recording, [])
                 yield ended.error or transcript_of(join(heard, ended.seconds), ended.seconds)
 
@@ -190,6 +206,21 @@ class Recognizer:
         rate, shift = self.engine.sample_rate, self.engine.frame_shift_s
         words = words_of(hypotheses[0], self.vocabulary, shift, piece.start / rate)
         return Window(piece.start / rate, piece.end / rate, tuple(hypotheses), tuple(words))
+
+    def _encoded(self, waveforms: Sequence[FloatArray], mode: Mode) -> Encoded:
+        encoded = encode(self.engine, *pad_batch(waveforms))
+        if mode == "attention" and isinstance(encoded.ctc, TopTokens):
+            raise ModeError(
+                "mode attention takes the times of its words from the whole CTC matrix, which "
+                "this bundle does not give; use rescoring, or export without --ctc-topk"
+            )
+        return encoded
+
+    def _searched(
+        self, encoded: Encoded, durations: Sequence[float], mode: Mode
+    ) -> list[list[Hypothesis]]:
+        n_best = decode(self.engine, encoded, durations, mode, self.options, self.vocabulary)
+        return [self._aligned(encoded, row, n_best[row]) for row in range(len(n_best))]
 
     def _aligned(
         self, encoded: Encoded, row: int, hypotheses: list[Hypothesis]
@@ -204,3 +235,12 @@ class Recognizer:
                 aligned, token_confidences=best.token_confidences, confidence=best.confidence
             )
         return [best, *hypotheses[1:]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A batch of a pool: indices of its pieces, and their seconds; a pool's last job has none."""
+
+    pool: Pool
+    batch: list[int]
+    seconds: list[float]

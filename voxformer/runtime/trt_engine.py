@@ -10,7 +10,8 @@ import numpy as np
 
 from voxformer.runtime.bundle import Bundle, sha256_of
 from voxformer.runtime.cuda import Cuda, DeviceArray
-from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray
+from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray, TopTokens
+from voxformer.runtime.onnx_engine import TOP_OUTPUTS
 from voxformer.runtime.trt_build import (
     GRAPHS,
     EngineBuildError,
@@ -92,12 +93,22 @@ class TrtEngine:
         """CPU threads of the arithmetic: it is on the device."""
         return 1
 
+    @property
+    def lanes(self) -> int:
+        """Batches at a time: the device is one."""
+        return 1
+
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """See `Engine.encode`; `encoder_out` is a `DeviceArray`."""
         on_host = [name for name in self._encoder.outputs if name != "encoder_out"]
         made = self._encoder.run({"waveforms": waveforms, "lengths": lengths}, on_host)
         host = made.host
-        return Encoded(made.device["encoder_out"], host["encoder_lengths"], host["log_probs"])
+        ctc = host.get("log_probs")
+        return Encoded(
+            made.device["encoder_out"],
+            host["encoder_lengths"],
+            TopTokens(*(host[name] for name in TOP_OUTPUTS)) if ctc is None else ctc,
+        )
 
     def score(
         self, encoder_out: Any, lengths: IntArray, tokens: IntArray, token_lengths: IntArray
