@@ -236,8 +236,8 @@ def cuda_provider_fault(library: Path) -> str:
 
 
 def tensorrt() -> Iterator[Line]:
-    """TensorRT and TensorRT-RTX: optional, so that missing is no problem."""
-    for name in ("tensorrt", "tensorrt-rtx-cu13"):
+    """TensorRT, TensorRT-RTX, and CUDA for their engines: optional, so missing is no problem."""
+    for name in ("tensorrt", "tensorrt-rtx-cu13", "cuda-bindings"):
         yield Line(name.removesuffix("-cu13"), version(name) or "not installed")
 
 
