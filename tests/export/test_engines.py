@@ -26,6 +26,8 @@ def test_every_target_is_whole_and_in_order():
         ranges = axis_ranges(load_target(name), 16000, 0.04)
         assert all(least <= optimum <= most for least, optimum, most in ranges.values())
         assert ranges["samples"][0] == 400  # a window of 25 ms
+        assert ranges["frames"][0] == 1  # is one frame of the encoder
+        assert ranges["frames"][2] >= 750  # 30 s
         assert ranges["past"][0] == 0  # a search begins with an empty cache
     with pytest.raises(
         EngineBuildError, match="no target 'v100'; there is h100, rtx4090 and local"

@@ -273,3 +273,36 @@ def test_builder_calls_exist_in_every_version():
         "12",
         "13",
     }
+
+
+def test_real_bindings_take_arguments_of_our_types():
+    """Without a GPU each call of the real CUDA runtime is refused by CUDA, not by the bindings."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    if trt_build.local_capability():
+        pytest.skip("a GPU is here, and the addresses are made up")
+    stream, event = runtime.cudaStream_t(0), runtime.cudaEvent_t(0)
+    assert int(stream) == 0
+    kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+    attribute = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
+    calls = {
+        "cudaGetDeviceCount": (),
+        "cudaSetDevice": (0,),
+        "cudaDeviceGetAttribute": (attribute, 0),
+        "cudaMalloc": (256,),
+        "cudaMallocHost": (256,),
+        "cudaFree": (4096,),
+        "cudaFreeHost": (4096,),
+        "cudaMemcpyAsync": (4096, 8192, 16, kind, stream),
+        "cudaMemcpy2DAsync": (4096, 64, 8192, 64, 16, 2, kind, stream),
+        "cudaStreamCreateWithFlags": (runtime.cudaStreamNonBlocking,),
+        "cudaEventCreateWithFlags": (runtime.cudaEventDisableTiming,),
+        "cudaEventRecord": (event, stream),
+        "cudaStreamWaitEvent": (stream, event, 0),
+        "cudaStreamSynchronize": (stream,),
+    }
+    used = {name for name, _ in inspect.getmembers(FakeCuda, inspect.isfunction)}
+    assert set(calls) == {name for name in used if name.startswith("cuda")} - {"cudaGetErrorString"}
+    for name, arguments in calls.items():
+        code = getattr(runtime, name)(*arguments)[0]
+        assert code != runtime.cudaError_t.cudaSuccess
+        assert runtime.cudaGetErrorString(code)[1].decode()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -105,15 +106,17 @@ def axis_ranges(
     """
     seconds, tokens = target.axes["seconds"], target.axes["tokens"]
 
-    def whole(values: Sequence[float], more: int = 0) -> tuple[int, int, int]:
-        least, optimum, most = (round(value) + more for value in values)
+    def whole(values: Sequence[float]) -> tuple[int, int, int]:
+        least, optimum, most = map(round, values)
         return least, optimum, most
 
-    frames = [max(1.0, value / frame_shift_s + 1) for value in seconds]
+    least, optimum, most = (value / frame_shift_s for value in seconds)
+    # The shortest recording has one frame, whatever part of a frame shift it lasts.
+    frames = max(1, int(least)), max(1, round(optimum)), math.ceil(most) + 1
     return {
         "batch": whole(target.axes["batch"]),
         "samples": whole([value * sample_rate for value in seconds]),
-        "frames": whole(frames),
+        "frames": frames,
         "n": whole(target.axes["n_best"]),
         "length": whole(tokens),
         "rows": whole(target.axes["rows"]),

@@ -118,19 +118,17 @@ class TrtEngine:
             self._decoder = self._session("decoder")
         most = self._decoder.most("tokens")[1]
         parts: list[FloatArray] = []
-        try:
-            for first in range(0, tokens.shape[1], most):
-                chosen = slice(first, first + most)
-                feeds = {
-                    "encoder_out": encoder_out,
-                    "encoder_lengths": lengths,
-                    "tokens": tokens[:, chosen],
-                    "token_lengths": token_lengths[:, chosen],
-                }
-                made = self._decoder.enqueue(feeds, ["token_log_probs"])
-                parts.append(made.host["token_log_probs"])
-        finally:
-            self._decoder.finish()
+        for first in range(0, tokens.shape[1], most):
+            chosen = slice(first, first + most)
+            feeds = {
+                "encoder_out": encoder_out,
+                "encoder_lengths": lengths,
+                "tokens": tokens[:, chosen],
+                "token_lengths": token_lengths[:, chosen],
+            }
+            made = self._decoder.enqueue(feeds, ["token_log_probs"])
+            parts.append(made.host["token_log_probs"])
+        self._decoder.finish()
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def start(self, encoded: Encoded) -> TrtStepSession:

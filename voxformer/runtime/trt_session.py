@@ -78,10 +78,9 @@ class TrtSession:
 
     def run(self, feeds: Mapping[str, Value], to_host: Collection[str]) -> Outputs:
         """`enqueue`, then wait."""
-        try:
-            return self.enqueue(feeds, to_host)
-        finally:
-            self.finish()
+        outputs = self.enqueue(feeds, to_host)
+        self.finish()
+        return outputs
 
     def enqueue(self, feeds: Mapping[str, Value], to_host: Collection[str]) -> Outputs:
         """Start an inference.
