@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(_measure(args)))
         return 0
     utterances = [u for u in read_manifest(args.manifest) if u.text]
-    rows, details = [], []
+    rows: list[list[str]] = []
+    details: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         recognizer = Recognizer.load(args.model, threads=args.threads)
@@ -110,11 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(_row(name, mode, checked))
                 details.append({"recording": name, "mode": mode, **checked})
                 print("  ".join(rows[-1]), flush=True)
+            _write(args, rows, details)
+    return 0 if all(run["in_order"] for run in details) else 1
+
+
+def _write(args: argparse.Namespace, rows: list[list[str]], details: list[dict[str, Any]]) -> None:
+    """What has been measured so far."""
     if args.json:
         note = f"Bundle {Path(args.model).name}, {args.threads or 'all'} threads;"
         values = {"columns": list(COLUMNS), "rows": rows, "note": note, **circumstances()}
         write_json(args.json, {**values, "runs": details})
-    return 0 if all(run["in_order"] for run in details) else 1
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
