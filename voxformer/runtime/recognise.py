@@ -41,9 +41,9 @@ NBest = list[list[Hypothesis]]
 WINDOW_MS = 25
 
 RESCORED_AT_ONCE = 1 << 23
-"""Weights of one head in rescoring: utterances, hypotheses, tokens and frames multiplied. All heads
-of a layer are in memory together, some times over: one piece of 30 s with 50 hypotheses of letters
-has about as many, and eight of them took 2.7 GB."""
+"""Weights of one head in rescoring, of all lanes: utterances, hypotheses, tokens and frames
+multiplied. All heads of a layer are in memory together, some times over: one piece of 30 s with 50
+hypotheses of letters has about as many, and eight of them took 2.7 GB."""
 
 
 def recognise_batch(
@@ -248,7 +248,8 @@ def _rescore(
         repetition_penalty=options.repetition_penalty,
     )
     rescored: NBest = []
-    for rows in _rescored_together(encoded.lengths, first_pass):
+    limit = RESCORED_AT_ONCE // engine.lanes
+    for rows in _rescored_together(encoded.lengths, first_pass, limit):
         scores = _scores(engine, encoded, rows, first_pass[rows])
         rescored += [
             # Without a frame the decoder has heard nothing that it could have an opinion on.
@@ -260,14 +261,14 @@ def _rescore(
     return rescored
 
 
-def _rescored_together(lengths: IntArray, first_pass: NBest) -> Iterator[slice]:
-    """Neighbours whose attention weights, padding counted, keep to `RESCORED_AT_ONCE`."""
+def _rescored_together(lengths: IntArray, first_pass: NBest, limit: int) -> Iterator[slice]:
+    """Neighbours whose attention weights, padding counted, keep to a limit."""
     frames = int(lengths.max(initial=1))
     first, widest = 0, 0
     for row, hypotheses in enumerate(first_pass):
         longest = max(len(hypothesis.token_ids) for hypothesis in hypotheses) + 1
         widest = max(widest, len(hypotheses) * longest)
-        if row > first and (row + 1 - first) * widest * frames > RESCORED_AT_ONCE:
+        if row > first and (row + 1 - first) * widest * frames > limit:
             yield slice(first, row)
             first, widest = row, len(hypotheses) * longest
     yield slice(first, len(first_pass))
@@ -285,9 +286,21 @@ def _scores(engine: Engine, encoded: Encoded, rows: slice, first_pass: NBest) ->
             count = len(hypothesis.token_ids)
             tokens[row, column, :count] = hypothesis.token_ids
             token_lengths[row, column] = count
-    if len(first_pass) == len(encoded.lengths):
-        return engine.score(encoded.encoder_out, encoded.lengths, tokens, token_lengths)
-    return engine.score(encoded.encoder_out[rows], encoded.lengths[rows], tokens, token_lengths)
+    encoder_out, lengths = encoded.encoder_out, encoded.lengths[rows]
+    if len(first_pass) < len(encoded.lengths):
+        encoder_out = encoder_out[rows]
+    weights = tokens.shape[0] * (tokens.shape[2] + 1) * int(encoded.lengths.max(initial=1))
+    together = max(1, RESCORED_AT_ONCE // engine.lanes // weights)
+    parts = [
+        engine.score(
+            encoder_out,
+            lengths,
+            tokens[:, first : first + together],
+            token_lengths[:, first : first + together],
+        )
+        for first in range(0, most, together)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _attention(
