@@ -4,6 +4,7 @@ import platform
 import sys
 from importlib.metadata import distributions
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ def main() -> None:
     check_scores(vocab_size=1000, yes=17, no=998)
     check_exceptions()
     check_surroundings()
+    check_completeness()
     print(
         f"voxformer {voxformer.__version__}, Python {platform.python_version()}, "
         f"NumPy {np.__version__}, {platform.machine()}: all as it should be"
@@ -62,6 +64,17 @@ def check_surroundings() -> None:
     assert (package / "py.typed").is_file()
     assert (package / "configs" / "stage4_fixed.yaml").is_file()
     assert (package / "dashboard" / "static" / "uplot" / "uPlot.iife.min.js").is_file()
+
+
+def check_completeness() -> None:
+    """Every file of the checkout's packages is in the wheel."""
+    root = Path(__file__).resolve().parents[1]
+    package = Path(str(files("voxformer")))
+    for source, target in (("voxformer", ""), ("export", "export"), ("configs", "configs")):
+        for path in (root / source).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so":
+                installed = package / target / path.relative_to(root / source)
+                assert installed.is_file(), f"the wheel lacks {path.relative_to(root)}"
 
 
 def log_probs(vocab_size: int, yes: int, no: int) -> npt.NDArray[np.float32]:

@@ -15,9 +15,9 @@ def test_extra_speech_goes_to_all_stages_but_the_joint_one(tmp_path):
     touch(tmp_path, "train", "dev", "test-a", "test-b", "extra-b", "extra-a")
     corpus = corpus_in(tmp_path)
     assert list(corpus.tests) == ["test-a", "test-b"]
-    everything = [tmp_path / f"{name}.jsonl" for name in ("train", "extra-a", "extra-b")]
-    assert [corpus.training_manifests(f"stage{n}") for n in (1, 2, 3)] == [everything] * 3
-    assert corpus.training_manifests("stage4") == everything[:1]
+    everything = [(tmp_path / f"{name}.jsonl", 1.0) for name in ("train", "extra-a", "extra-b")]
+    assert [corpus.sets[f"stage{n}"] for n in (1, 2, 3)] == [everything] * 3
+    assert corpus.sets["stage4"] == everything[:1]
 
 
 @pytest.mark.parametrize(

@@ -28,20 +28,14 @@ class Corpus:
     """Manifests of a run.
 
     Attributes:
-        train: to learn from.
+        sets: to learn from, with their weights, by stage.
         dev: to choose the best checkpoint on.
         tests: to report, by name; nothing is chosen on them.
-        extra: speech of other kinds that stages 1 to 3 learn from as well.
     """
 
-    train: Path
+    sets: Mapping[str, Sequence[tuple[Path, float]]]
     dev: Path
     tests: Mapping[str, Path]
-    extra: Sequence[Path] = ()
-
-    def training_manifests(self, stage: str) -> list[Path]:
-        """What a stage learns from: the joint stage 4 keeps to `train`."""
-        return [self.train, *(self.extra if stage in EXTRA_STAGES else ())]
 
 
 class StageFailed(Exception):
@@ -56,7 +50,8 @@ class StageFailed(Exception):
 def corpus_in(folder: Path) -> Corpus:
     """The corpus of a folder that holds train.jsonl, dev.jsonl and test*.jsonl.
 
-    `extra*.jsonl` may be there too.
+    `extra*.jsonl` may be there too: speech of other kinds, which stages 1 to 3 learn from as well,
+    while the joint stage 4 keeps to `train`.
 
     Raises:
         DataError: one of them is missing.
@@ -72,7 +67,10 @@ def corpus_in(folder: Path) -> Corpus:
         raise DataError(
             f"{folder}: no test*.jsonl; a corpus has train.jsonl, dev.jsonl, test*.jsonl"
         )
-    return Corpus(train, dev, tests, sorted(folder.glob("extra*.jsonl")))
+    everything = [train, *sorted(folder.glob("extra*.jsonl"))]
+    sets = {stage: everything if stage in EXTRA_STAGES else [train] for stage in STAGES}
+    weighted = {stage: [(path, 1.0) for path in paths] for stage, paths in sets.items()}
+    return Corpus(weighted, dev, tests)
 
 
 def run_recipe(
@@ -83,7 +81,26 @@ def run_recipe(
     say: Say,
     exporter: Literal["dynamo", "trace"] = "dynamo",
 ) -> Path:
-    """Train the four stages and export; returns the bundle.
+    """Train the four stages and export what the last one gives; returns the bundle.
+
+    See `train_stages` for arguments and what is raised.
+    """
+    best = train_stages(recipe, corpus, out, overrides, say)
+    return export_once(best, corpus, out / "bundle", say, exporter=exporter)
+
+
+def train_stages(
+    recipe: str,
+    corpus: Corpus,
+    out: Path,
+    overrides: list[str],
+    say: Say,
+    planned: Mapping[str, list[str]] | None = None,
+) -> Path:
+    """Train the four stages; returns the checkpoint of the last.
+
+    A run folder with `best.pt` and without `latest.pt` is a finished stage whose weights were
+    brought from elsewhere, and is taken as it is.
 
     Args:
         recipe: folder of stage1.yaml … stage4.yaml, as `--config` finds it (`an4`, `quickstart`).
@@ -91,19 +108,26 @@ def run_recipe(
         out: run folders go to out/checkpoints, the bundle to out/bundle.
         overrides: `section.key=value` for every stage.
         say: told what happens.
-        exporter: of PyTorch, see `voxformer export --help`.
+        planned: the same for single stages; what `overrides` says goes first.
 
     Raises:
         StageFailed: a stage was stopped; run the recipe again to go on.
     """
     if any(override.startswith("training.checkpoint_dir") for override in overrides):
         raise ConfigError("training.checkpoint_dir: each stage has its own; use --out")
-    tokenizer = _tokenizer(recipe, corpus, out, overrides, say)
+    planned = planned or {}
+    tokenizer_overrides = [*planned.get(STAGES[1], []), *overrides]
+    tokenizer = _tokenizer(recipe, corpus, out, tokenizer_overrides, say)
     previous: Path | None = None
     seconds: dict[str, float] = {}
     for stage in STAGES:
         folder = out / "checkpoints" / stage
-        config = _stage_config(recipe, stage, corpus, folder, tokenizer, previous, overrides)
+        if (folder / "best.pt").is_file() and not (folder / "latest.pt").is_file():
+            previous = folder / "best.pt"
+            say(f"{stage}: finished elsewhere, {previous}")
+            continue
+        of_stage = [*planned.get(stage, []), *overrides]
+        config = _stage_config(recipe, stage, corpus, folder, tokenizer, previous, of_stage)
         say(f"{stage}: {config.stage.value}, {config.training.num_epochs} epochs in {folder}")
         seconds[stage] = _train(config, stage)
         previous = best_of(folder)
@@ -111,7 +135,7 @@ def run_recipe(
     record = {"seconds": seconds, "total_seconds": sum(seconds.values())}
     write_atomically(out / "training.json", json.dumps(record, indent=2) + "\n")
     assert previous is not None
-    return _export(previous, corpus, out / "bundle", say, exporter)
+    return previous
 
 
 def best_of(folder: Path) -> Path:
@@ -160,8 +184,7 @@ def _tokenizer(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say
         return Path(config.data.tokenizer)
     folder = out / "tokenizer"
     if not (folder / "tokens.txt").is_file():
-        manifests = corpus.training_manifests(STAGES[1])
-        texts = [u.text for manifest in manifests for u in read_manifest(manifest)]
+        texts = [u.text for path, _ in corpus.sets[STAGES[1]] for u in read_manifest(path)]
         train_tokenizer(texts, config.model.vocab_size, folder, config.data.tokenizer_type)
         say(f"tokenizer: {config.model.vocab_size} pieces in {folder}")
     return folder
@@ -176,8 +199,8 @@ def _stage_config(
     previous: Path | None,
     overrides: list[str],
 ) -> RunConfig:
-    values: dict[str, str | list[str]] = {
-        "data.train_manifest": [str(path) for path in corpus.training_manifests(stage)],
+    values: dict[str, Any] = {
+        "data.train_manifest": [{"path": str(p), "weight": w} for p, w in corpus.sets[stage]],
         "data.valid_manifest": str(corpus.dev),
         "training.checkpoint_dir": str(folder),
         "training.resume_from": str(folder / "latest.pt"),
@@ -204,13 +227,16 @@ def _train(config: RunConfig, stage: str) -> float:
     return float(state["position"]["seconds"])
 
 
-def _export(
+def export_once(
     checkpoint: Path,
     corpus: Corpus,
     bundle: Path,
     say: Say,
-    exporter: Literal["dynamo", "trace"],
+    *,
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    exporter: Literal["dynamo", "trace"] = "dynamo",
 ) -> Path:
+    """Export a checkpoint, unless the bundle is there and of that very file; returns the bundle."""
     from voxformer.export import export_checkpoint
     from voxformer.training.storage import file_digest
 
@@ -224,6 +250,7 @@ def _export(
         checkpoint,
         bundle,
         corpus.dev,
+        precision=precision,
         exporter=exporter,
         say=lambda line: say(f"export: {line}"),
     )

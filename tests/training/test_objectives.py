@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_accumulated_gradients_equal_one_batch(
     torch.manual_seed(0)
     model = VoxFormer(config.model)
     objective = SupervisedObjective(
-        model, torch.device("cpu"), AugmentConfig(), 0.1, cr_ctc_weight=0.2
+        model, torch.device("cpu"), AugmentConfig(), 0.1, cr_ctc_weight=0.2, inter_ctc_weight=0.3
     )
     whole = accumulated(model, objective, batches(config, tmp_path, 8), ctc_weight)
     parts = batches(config, tmp_path, 3)
@@ -102,7 +103,7 @@ def assert_same_step(whole: Step, parts: Step) -> None:
 def test_every_logged_loss_is_the_weighted_sum_of_its_terms(
     make_config, tmp_path: Path, weight: object
 ) -> None:  # type: ignore[no-untyped-def]
-    config = make_config("hybrid", log_interval=1, cr_ctc_weight=0.2)
+    config = make_config("hybrid", log_interval=1, cr_ctc_weight=0.2, inter_ctc_weight=0.3)
     config.model.ctc_weight = weight
     assert train(config, "run") == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -111,7 +112,8 @@ def test_every_logged_loss_is_the_weighted_sum_of_its_terms(
     assert len(rows) >= 12
     for row in rows:
         w = row["ctc_weight"]
-        expected = w * row["ctc"] + (1 - w) * row["ce"] + 0.2 * row["cr"]
+        ctc = 0.7 * row["ctc"] + 0.3 * row["inter_ctc"]
+        expected = w * ctc + (1 - w) * row["ce"] + 0.2 * row["cr"]
         assert row["loss"] == pytest.approx(expected, rel=1e-4)
     first, last = (0.7, 0.3) if isinstance(weight, list) else (0.5, 0.5)
     assert rows[0]["ctc_weight"] == pytest.approx(first)
@@ -223,6 +225,61 @@ def test_consistency_is_zero_for_equal_views_and_counts_valid_frames_only() -> N
         consistency_sum(torch.cat([view, other]), lengths),
         consistency_sum(torch.cat([view, changed]), lengths),
     )
+
+
+def test_consistency_is_half_the_symmetric_kl_divergence_with_detached_targets() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    lengths = [3, 2]
+    consistency_sum(logits.log_softmax(-1), torch.tensor(lengths * 2)).backward()
+    # The gradient of KL(q ‖ softmax(z)) with q held fixed is softmax(z) - q.
+    p = logits.detach().softmax(-1)
+    expected = torch.zeros_like(p)
+    value = 0.0
+    for row, length in enumerate(lengths):
+        for t in range(length):
+            a, b = p[row, t], p[row + 2, t]
+            expected[row, t], expected[row + 2, t] = 0.5 * (a - b), 0.5 * (b - a)
+            value += 0.5 * float((a * (a / b).log()).sum() + (b * (b / a).log()).sum())
+    torch.testing.assert_close(logits.grad, expected)
+    found = float(consistency_sum(logits.detach().log_softmax(-1), torch.tensor(lengths * 2)))
+    assert found == pytest.approx(value)
+
+
+@pytest.mark.parametrize("two_views", [0.0, 0.2])
+def test_inter_ctc_is_the_ctc_loss_of_a_network_that_ends_at_an_earlier_block(
+    make_config, tmp_path: Path, two_views: float
+) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("hybrid")
+    config.model.dropout = 0.0
+    torch.manual_seed(0)
+    model = VoxFormer(config.model)
+    (batch,) = batches(config, tmp_path, 8)
+    features, lengths = model.front_end(batch.waveforms, batch.waveform_lengths)
+    ctc = []  # of networks with 1, 2 and 3 blocks
+    for count in (1, 2, 3):
+        shorter = copy.deepcopy(model)
+        shorter.encoder.blocks = shorter.encoder.blocks[:count]
+        out, out_lengths = shorter.encoder(features, lengths)
+        log_probs = shorter.ctc_log_probs(out)
+        loss = ctc_loss_sum(log_probs, out_lengths, batch.tokens, batch.token_lengths)
+        ctc.append(float(loss.detach() / batch.token_lengths.sum()))
+    objective = SupervisedObjective(
+        model, torch.device("cpu"), None, 0.1, cr_ctc_weight=two_views, inter_ctc_weight=0.3
+    )
+    share = objective.share(batch, objective.weigh(batch), 1.0)
+    assert share.terms["ctc"] == pytest.approx(ctc[2], rel=1e-4)
+    assert share.terms["inter_ctc"] == pytest.approx((ctc[0] + ctc[1]) / 2, rel=1e-4)
+    expected = 0.7 * ctc[2] + 0.3 * (ctc[0] + ctc[1]) / 2
+    assert float(share.loss.detach()) == pytest.approx(expected, rel=1e-4)  # equal views: no KL
+
+
+def test_warm_up_counts_steps_where_the_clock_is_far_ahead(make_config) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("ctc", learning_rate=1.0, warmup_steps=10).training
+    halfway = learning_rate(55, 100, config)
+    assert learning_rate(55, 100, config, made=5) == pytest.approx(0.5 * halfway)
+    assert learning_rate(55, 100, config, made=10) == halfway
+    assert learning_rate(100, 100, config, made=3) <= 0.01
 
 
 def test_learning_rate_rises_and_falls(make_config) -> None:  # type: ignore[no-untyped-def]

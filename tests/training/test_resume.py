@@ -39,7 +39,7 @@ def test_resumed_run_is_bit_equal(make_config, tmp_path: Path, stage: str) -> No
         "optimizer": "muon" if stage in ("ctc", "hybrid") else "adamw",
     }
     if stage in ("ctc", "hybrid"):
-        options["cr_ctc_weight"] = 0.2
+        options |= {"cr_ctc_weight": 0.2, "inter_ctc_weight": 0.3}
     assert train(make_config(stage, "whole", **options), "whole") == 0
     # The schedule depends on the planned length, so the interruption is a signal, not max_steps.
     interrupted = make_config(stage, "parts", **options)

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 COMMANDS = {
     "quickstart": "make data, train four small stages, evaluate, export, decode, measure RTF",
+    "recipe": "train, choose, export and report on several sets, within minutes of a device",
     "prepare": "turn a corpus into manifests",
     "tokenizer": "train a SentencePiece tokenizer from a manifest",
     "lm": "make an n-gram language model from text",

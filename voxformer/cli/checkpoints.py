@@ -9,17 +9,31 @@ from voxformer.cli.numbers import whole
 
 EXAMPLE = """voxformer checkpoints verify checkpoints/stage4_fixed
   voxformer checkpoints mirror checkpoints/stage4_fixed sftp://me@host/runs/stage4_fixed
-  voxformer checkpoints pull sftp://me@host/runs/stage4_fixed checkpoints/stage4_fixed"""
+  voxformer checkpoints pull sftp://me@host/runs/stage4_fixed checkpoints/stage4_fixed
+  voxformer checkpoints average checkpoints/stage4_fixed mean.pt --keep 5
+  voxformer checkpoints slim checkpoints/stage4_fixed/best.pt small.pt --half"""
+
+FORMS = {"mirror": "DIR URL", "pull": "URL DIR", "average": "DIR OUT", "slim": "FILE OUT"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("action", choices=("list", "verify", "prune", "mirror", "pull"))
+    actions = ("list", "verify", "prune", "mirror", "pull", "average", "slim")
+    parser.add_argument("action", choices=actions)
     parser.add_argument(
-        "places", nargs="+", metavar="DIR", help="a run folder; mirror: DIR URL, pull: URL DIR"
+        "places",
+        nargs="+",
+        metavar="DIR",
+        help="a run folder; " + ", ".join(f"{action}: {form}" for action, form in FORMS.items()),
     )
     parser.add_argument(
-        "--keep", type=whole(1), default=3, help="step_N.pt files that prune and mirror leave"
+        "--keep",
+        type=whole(1),
+        default=3,
+        help="step_N.pt files that prune and mirror leave, and that average takes",
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="slim: matrices as float16, half the size"
     )
 
 
@@ -27,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
     """Do it; `verify` exits with 2 when a file is damaged."""
     from voxformer.training.storage import FolderError
 
-    forms = {"mirror": "DIR URL", "pull": "URL DIR"}
-    form = forms.get(args.action, "DIR")
+    form = FORMS.get(args.action, "DIR")
     if len(args.places) != len(form.split()):
         raise FolderError(f"{args.action} takes {form}")
     if args.action == "pull":
         return _pull(args.places[0], Path(args.places[1]))
+    if args.action == "slim":
+        return _slim(Path(args.places[0]), Path(args.places[1]), args.half)
     folder = Path(args.places[0])
     if not folder.is_dir():
         raise FolderError(f"{folder}: no such folder; name a run folder")
@@ -41,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise FolderError(f"{folder}: no checkpoints here")
     if args.action == "mirror":
         return _mirror(folder, args.places[1], args.keep)
+    if args.action == "average":
+        return _average(folder, Path(args.places[1]), args.keep)
     if args.action == "prune":
         return _prune(folder, args.keep)
     damaged = 0
@@ -65,6 +82,24 @@ def _prune(folder: Path, keep: int) -> int:
         else:
             remove_verified(path)
             print(f"{path.name}: deleted")
+    return 0
+
+
+def _average(folder: Path, out: Path, count: int) -> int:
+    from voxformer.training.averaging import average_checkpoints
+    from voxformer.training.storage import numbered_checkpoints
+
+    steps = numbered_checkpoints(folder, "step")[-count:]
+    average_checkpoints(steps, out)
+    print(f"{out}: mean of {', '.join(path.name for path in steps)}")
+    return 0
+
+
+def _slim(path: Path, out: Path, half: bool) -> int:
+    from voxformer.training.averaging import slim_checkpoint
+
+    slim_checkpoint(path, out, half)
+    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB of {path.stat().st_size / 2**20:.1f}")
     return 0
 
 

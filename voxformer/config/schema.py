@@ -184,6 +184,9 @@ class TrainingConfig(Section):
     (SwitchOut, Wang et al. 2018), so that it goes by the speech and gets over its own mistakes."""
     cr_ctc_weight: float = Field(0.0, ge=0.0, le=10.0)
     """Weight of the CR-CTC consistency loss (Yao et al. 2024); 0 trains on one view."""
+    inter_ctc_weight: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of CTC's loss that is taken at the ends of the encoder's blocks before the last (Lee
+    and Watanabe 2021); 0 is off."""
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
     """Decay of the weights' moving average that evaluation and `best.pt` use; 0 is off."""
     save_interval: int = Field(500, ge=1)

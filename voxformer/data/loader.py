@@ -117,7 +117,7 @@ def decode_all(
     utterances: Sequence[Utterance],
     sample_rate: int = 16000,
     max_hours: float = 2.0,
-    num_threads: int = 2,
+    num_threads: int | None = None,
 ) -> WaveformCache | None:
     """Decode a small set once, to keep in memory (115 MB an hour); None when it is larger.
 

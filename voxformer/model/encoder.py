@@ -109,17 +109,23 @@ class Encoder(nn.Module):
             for factor in downsampling
         )
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, lengths: Tensor, between: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a padded batch.
 
         Args:
             features: float [batch, frames, n_mels].
             lengths: int64 [batch], valid frames.
+            between: gets what each block but the last returns, in the shape of the output, for
+                losses in the middle of the network.
 
         Returns:
             Encoder output [batch, ceil(ceil(frames/2)/2), d_model], 0 in the padding, and lengths.
         """
         x, lengths = self.subsampling(features, lengths)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks, start=1):
             x = block(x, lengths)
+            if between is not None and index < len(self.blocks):
+                between.append(x)
         return x, lengths

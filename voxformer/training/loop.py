@@ -368,7 +368,8 @@ class _Run:
         position.step += 1
         position.micro_batch = end
         self.unsaved = True
-        rate = learning_rate(self._schedule_step(), self.total_steps, training)
+        made = position.planned_step
+        rate = learning_rate(self._schedule_step(), self.total_steps, training, made)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weight = self._weight()["ctc_weight"]
@@ -469,8 +470,7 @@ class _Run:
 
     def _schedule_step(self) -> float:
         position, limit = self.position, self.config.training.max_minutes
-        step = position.step + position.schedule_offset
-        return schedule_step(step, self.total_steps, position.seconds, limit)
+        return schedule_step(position.planned_step, self.total_steps, position.seconds, limit)
 
     def _after_step(self, stop: Stop) -> int | None:
         """Evaluate, save or leave; an exit code means leave."""

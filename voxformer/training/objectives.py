@@ -5,8 +5,8 @@ share of the step's loss, divided by the totals of the whole step. Summed over t
 micro-batches, gradients are those of one large batch whatever the lengths, and so are the reported
 means.
 
-The supervised loss is `ctc_weight·ctc + (1 - ctc_weight)·ce + cr_ctc_weight·cr`, each term in nats
-per target token.
+The supervised loss is `ctc_weight·((1 - i)·ctc + i·inter_ctc) + (1 - ctc_weight)·ce +
+cr_ctc_weight·cr` with i = `inter_ctc_weight`, each term in nats per target token.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ class SupervisedObjective:
         augment: what is done to features; None for nothing.
         label_smoothing: of the cross-entropy.
         decoder_input_noise: share of the decoder's input tokens that are replaced.
+        inter_ctc_weight: share of CTC's loss that is of the encoder's blocks before the last.
         cr_ctc_weight: weight of the consistency between two views (CR-CTC); 0 for one view.
         freeze_encoder: stage 3; the encoder runs in evaluation mode and without gradients.
     """
@@ -122,6 +123,7 @@ class SupervisedObjective:
         cr_ctc_weight: float = 0.0,
         freeze_encoder: bool = False,
         decoder_input_noise: float = 0.0,
+        inter_ctc_weight: float = 0.0,
     ) -> None:
         self.model = model
         self.device = device
@@ -129,6 +131,7 @@ class SupervisedObjective:
         self.label_smoothing = label_smoothing
         self.decoder_input_noise = decoder_input_noise
         self.cr_ctc_weight = cr_ctc_weight
+        self.inter_ctc_weight = inter_ctc_weight
         self.freeze_encoder = freeze_encoder
 
     def weigh(self, batch: Batch) -> dict[str, float]:
@@ -147,12 +150,14 @@ class SupervisedObjective:
         if two_views:
             tokens, token_lengths = tokens.repeat(2, 1), token_lengths.repeat(2)
         views = 2.0 if two_views else 1.0
+        between: list[Tensor] | None = None
         if self.freeze_encoder:
             self.model.encoder.eval()
             with torch.no_grad():
                 encoder_out, out_lengths = self.model.encoder(features, lengths)
         else:
-            encoder_out, out_lengths = self.model.encoder(features, lengths)
+            between = [] if self.inter_ctc_weight > 0.0 and ctc_weight > 0.0 else None
+            encoder_out, out_lengths = self.model.encoder(features, lengths, between)
 
         terms: dict[str, float] = {}
         loss = encoder_out.new_zeros((), dtype=torch.float32)
@@ -160,8 +165,13 @@ class SupervisedObjective:
             log_probs = self.model.ctc_log_probs(encoder_out)
             ctc = ctc_loss_sum(log_probs, out_lengths, tokens, token_lengths)
             ctc = ctc / (views * max(1.0, totals["tokens"]))
-            loss = loss + ctc_weight * ctc
             terms["ctc"] = float(ctc.detach())
+            if between:
+                inter = self._inter_ctc(between, out_lengths, tokens, token_lengths)
+                inter = inter / (views * max(1.0, totals["tokens"]))
+                terms["inter_ctc"] = float(inter.detach())
+                ctc = torch.lerp(ctc, inter, self.inter_ctc_weight)
+            loss = loss + ctc_weight * ctc
             if two_views:
                 consistency = consistency_sum(log_probs, out_lengths) / max(1.0, totals["tokens"])
                 loss = loss + self.cr_ctc_weight * consistency
@@ -187,6 +197,20 @@ class SupervisedObjective:
     def epoch_summary(self, add: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """Nothing is gathered in the supervised stages."""
         return {}
+
+    def _inter_ctc(
+        self, between: list[Tensor], lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> Tensor:
+        """CTC's loss of blocks before the last, summed over the batch, their mean.
+
+        Through the same output layer as the last one's (Lee and Watanabe 2021), so that it adds no
+        weight and no name to a checkpoint.
+        """
+        losses = [
+            ctc_loss_sum(self.model.ctc_log_probs(x), lengths, tokens, token_lengths)
+            for x in between
+        ]
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def _features(self, batch: Batch, two_views: bool) -> tuple[Tensor, Tensor]:

@@ -79,11 +79,24 @@ def schedule_step(
     return max(step, total_steps * min(1.0, seconds / (60.0 * max_minutes)))
 
 
-def learning_rate(step: float, total_steps: int, config: TrainingConfig) -> float:
-    """Learning rate of step 1 … total_steps; see `schedule_step`."""
+def learning_rate(
+    step: float, total_steps: int, config: TrainingConfig, made: float | None = None
+) -> float:
+    """Learning rate of step 1 … total_steps; see `schedule_step`.
+
+    Args:
+        step: where the schedule is.
+        total_steps: of the run.
+        config: peak, warm-up and shape.
+        made: steps that were really made, which the warm-up counts; default: `step`. Where time is
+            far too short for `total_steps`, the clock would pass the warm-up in a second.
+    """
     peak, warmup = config.learning_rate, config.warmup_steps
+    made = step if made is None else made
+    if made < warmup:
+        peak *= made / warmup
     if step <= warmup:
-        return peak * step / warmup
+        return peak
     if config.schedule == "constant":
         return peak
     if config.schedule == "inverse_sqrt":

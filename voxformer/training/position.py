@@ -30,6 +30,11 @@ class Position:
     schedule_offset: float = 0.0
     """How far the schedules are ahead of `step`, where steps have held fewer micro-batches."""
 
+    @property
+    def planned_step(self) -> float:
+        """`step`, counted in steps of the size that the schedules are planned with."""
+        return self.step + self.schedule_offset
+
 
 def resumed_position(
     state: dict[str, Any], micro_batches: int, per_step: int, config: TrainingConfig

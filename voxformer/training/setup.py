@@ -413,6 +413,7 @@ def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module,
         cr_ctc_weight=config.training.cr_ctc_weight,
         freeze_encoder=frozen,
         decoder_input_noise=config.training.decoder_input_noise,
+        inter_ctc_weight=config.training.inter_ctc_weight,
     )
     return model, objective
 

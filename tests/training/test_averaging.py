@@ -1,0 +1,85 @@
+"""Checkpoints of weights alone: means, halves, other options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from voxformer.cli import main
+from voxformer.training.averaging import average_checkpoints, slim_checkpoint, with_decoding
+from voxformer.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_model_checkpoint,
+    save_checkpoint,
+)
+from voxformer.training.loop import train
+from voxformer.training.storage import numbered_checkpoints
+
+
+@pytest.fixture
+def run(make_config, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
+    config = make_config("hybrid", save_interval=3, keep_last_n=4, ema_decay=0.5)
+    assert train(config, "run") == 0
+    return tmp_path / "run"
+
+
+def test_mean_of_the_last_steps_is_numpys_mean(run: Path, tmp_path: Path) -> None:
+    steps = numbered_checkpoints(run, "step")
+    assert len(steps) == 4
+    states = [load_checkpoint(path) for path in steps]
+    out = average_checkpoints(steps, tmp_path / "mean.pt")
+    mean = load_checkpoint(out)
+    assert mean["step"] == states[-1]["step"]
+    assert not {"optimizer", "position", "ema"} & mean.keys()
+    for name, value in mean["model"].items():
+        expected = torch.stack([s["model"][name].double() for s in states]).numpy().mean(0)
+        torch.testing.assert_close(value.double().numpy(), expected, rtol=1e-6, atol=1e-7)
+    assert not torch.equal(mean["model"]["ctc_head.weight"], states[-1]["model"]["ctc_head.weight"])
+    loaded = load_model_checkpoint(out)
+    torch.testing.assert_close(dict(loaded.model.state_dict()), mean["model"])
+
+
+def test_a_slim_half_checkpoint_has_the_averaged_weights_and_trains_on(
+    make_config, run: Path, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    whole = load_checkpoint(run / "latest.pt")
+    slim = slim_checkpoint(run / "latest.pt", tmp_path / "slim.pt", half=True)
+    assert slim.stat().st_size < (run / "best.pt").stat().st_size
+    weights = load_model_checkpoint(slim).model.state_dict()
+    for name, value in whole["ema"].items():
+        assert weights[name].dtype == value.dtype
+        torch.testing.assert_close(weights[name], value, rtol=5e-4, atol=1e-7)
+    config = make_config("hybrid", run="next", max_steps=1, init_from=str(slim))
+    assert train(config, "next") == 0
+
+
+def test_other_decoding_options_travel_with_the_weights(run: Path, tmp_path: Path) -> None:
+    out = with_decoding(run / "best.pt", tmp_path / "tuned.pt", {"ctc_weight": 0.25})
+    before, after = load_model_checkpoint(run / "best.pt"), load_model_checkpoint(out)
+    assert after.config.decoding.ctc_weight == 0.25
+    assert after.config.decoding.beam_size == before.config.decoding.beam_size
+    assert after.config.model == before.config.model
+
+
+def test_checkpoints_of_different_runs_are_not_averaged(run: Path, tmp_path: Path) -> None:
+    state = load_checkpoint(run / "latest.pt")
+    other = tmp_path / "other.pt"
+    tokens = [*state["tokens"][:-2], "x", state["tokens"][-1]]
+    save_checkpoint(other, {**state, "tokens": tokens})
+    with pytest.raises(CheckpointError, match=r"other\.pt: not of the same run: its tokens"):
+        average_checkpoints([run / "latest.pt", other], tmp_path / "mean.pt")
+    with pytest.raises(CheckpointError, match="no checkpoints to average"):
+        average_checkpoints([], tmp_path / "mean.pt")
+
+
+def test_the_command_averages_and_slims(run: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    mean, slim = tmp_path / "mean.pt", tmp_path / "slim.pt"
+    assert main(["checkpoints", "average", str(run), str(mean), "--keep", "2"]) == 0
+    assert "mean of step_9.pt, step_12.pt" in capsys.readouterr().out
+    assert main(["checkpoints", "slim", str(run / "best.pt"), str(slim), "--half"]) == 0
+    assert "MiB" in capsys.readouterr().out
+    assert main(["checkpoints", "slim", str(run / "best.pt")]) == 2
+    assert "slim takes FILE OUT" in capsys.readouterr().err

@@ -1,0 +1,165 @@
+"""The model card of a recipe's run, made from its JSON files: data, licences, figures, limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from voxformer.data.manifest import read_manifest
+from voxformer.plan import Plan, Recipe
+from voxformer.shipping import Shipped
+from voxformer.text.atomic import write_atomically
+
+LIMITS = (
+    (
+        "English that is read aloud, at 16 kHz or more; other languages, telephone speech, music "
+        "and several people at once were neither trained on nor measured."
+    ),
+    (
+        "Accents and ages as the training sets have them; error rates of speakers unlike them are "
+        "higher."
+    ),
+    "Text comes in lower case, without punctuation, with numbers as words.",
+    (
+        "The sets are Ogg/Opus at 24 kbit/s, which is lossy: figures are not strictly comparable "
+        "with those of the original recordings."
+    ),
+    (
+        "Weights, search options and the language model's weight were chosen on the development "
+        "set, whose error rate is therefore a little too good."
+    ),
+)
+
+
+def write_card(name: str, recipe: Recipe, plan: Plan, shipped: Shipped, out: Path) -> Path:
+    """Write out/model-card.md and what it is made from, out/model-card.json; returns the former."""
+    values = card_values(name, recipe, plan, shipped, out)
+    write_atomically(out / "model-card.json", json.dumps(values, indent=2) + "\n")
+    write_atomically(out / "model-card.md", render_card(values))
+    return out / "model-card.md"
+
+
+def card_values(
+    name: str, recipe: Recipe, plan: Plan, shipped: Shipped, out: Path
+) -> dict[str, Any]:
+    """Everything that the card says, as plain values."""
+    paths = {path for stage in plan.corpus.sets.values() for path, _ in stage}
+    data = []
+    for path in sorted(paths):
+        utterances = read_manifest(path)
+        planned = recipe.train[path.stem]
+        data.append(
+            {
+                "set": path.stem,
+                "hours": sum(u.duration for u in utterances) / 3600,
+                "utterances": len(utterances),
+                "weights": planned.weights,
+                "licence": planned.licence,
+                "about": planned.about,
+            }
+        )
+    training = json.loads((out / "training.json").read_text("utf-8"))
+    bundles = {
+        precision: {
+            "bytes": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
+            "decoding": json.loads((path / "bundle.json").read_text("utf-8"))["decoding"],
+        }
+        for precision, path in shipped.bundles.items()
+    }
+    model = json.loads((shipped.bundles["fp32"] / "bundle.json").read_text("utf-8"))["model"]
+    return {
+        "name": name,
+        "data": data,
+        "training_seconds": training["seconds"],
+        "bundles": bundles,
+        "model": model,
+        "choice": json.loads((out / "choice.json").read_text("utf-8")),
+        "results": shipped.results,
+        "limits": list(LIMITS),
+    }
+
+
+def render_card(values: dict[str, Any]) -> str:
+    """Markdown of `card_values`."""
+    results, choice = values["results"], values["choice"]
+    versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
+    seconds = values["training_seconds"]
+    parts = [
+        f"# Model card: {values['name']}",
+        (
+            "A hybrid CTC-attention recogniser of read English, trained with "
+            f"`voxformer recipe {values['name']}`."
+        ),
+        "## Training speech",
+        _table(
+            ("set", "hours", "utterances", "weights in stages 1-4", "licence", "what it is"),
+            (
+                (
+                    row["set"],
+                    f"{row['hours']:.2f}",
+                    row["utterances"],
+                    " / ".join(f"{w:g}" for w in row["weights"]),
+                    row["licence"],
+                    row["about"],
+                )
+                for row in values["data"]
+            ),
+        ),
+        "Seconds in steps: "
+        + ", ".join(f"{stage} {spent:.0f}" for stage, spent in seconds.items())
+        + ".",
+        "## What is shipped",
+        _table(
+            ("bundle", "MiB"),
+            ((name, f"{row['bytes'] / 2**20:.1f}") for name, row in values["bundles"].items()),
+        ),
+        (
+            f"Width {values['model']['d_model']}, {values['model']['vocab_size']} pieces. Weights: "
+            f"{choice['chosen']}, chosen on the development set. Search: "
+            f"{_options(choice['plain'])}; "
+            f"with the language model {Path(results['language_model']['file']).name}: "
+            f"{_options(choice['lm'])}."
+        ),
+        "## Word error rates",
+        _table(
+            ("set", "bundle", "mode", "WER", "95 % interval", "sub / del / ins", "words", "RTF"),
+            _figures(results["sets"]),
+        ),
+        (
+            f"{results['machine']['cpu']}, {results['machine']['cores']} cores; {versions}; commit "
+            f"{results['commit']}."
+        ),
+        "## Limits",
+        "\n".join(f"- {line}" for line in values["limits"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _figures(sets: dict[str, Any]) -> Iterable[Sequence[Any]]:
+    for name, bundles in sets.items():
+        for label, evaluation in bundles.items():
+            for mode, found in evaluation["modes"].items():
+                low, high = found["wer_interval_95"]
+                words = found["words"]
+                errors = (words["substitutions"], words["deletions"], words["insertions"])
+                yield (
+                    name,
+                    label,
+                    mode,
+                    f"{found['wer']:.2%}",
+                    f"{low:.2%} - {high:.2%}",
+                    " / ".join(map(str, errors)),
+                    words["reference_words"],
+                    f"{found['rtf']:.4f}",
+                )
+
+
+def _options(found: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in found["options"].items())
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

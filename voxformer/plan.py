@@ -1,0 +1,267 @@
+"""What a recipe is for a corpus of many sets: `recipe.yaml` beside its four stages.
+
+It names the sets with their weights and licences, and gives each stage a budget in minutes of the
+device and in hours of speech. The minutes end a stage, the hours plan its epochs: on a device that
+is as fast as was thought both come to the same, on a slower one the schedules follow the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from voxformer.config import ConfigError, find_config, load_config
+from voxformer.config.schema import Section
+from voxformer.data.manifest import DataError, Utterance, read_manifest, write_manifest
+from voxformer.recipe import STAGES, Corpus
+
+NAME = "recipe.yaml"
+MAX_EPOCHS = 100_000
+
+
+class PlannedSet(Section):
+    """A training set."""
+
+    weights: Annotated[list[Annotated[float, Field(ge=0.0, le=1000.0)]], Field(min_length=4)]
+    """How often an epoch of each of the four stages draws its utterances; 0 leaves it out."""
+    optional: bool = False
+    """A set that need not be there, such as synthetic speech."""
+    licence: str
+    """As the model card says it."""
+    about: str
+    """One line for the model card."""
+
+
+class PlannedStage(Section):
+    """The budget of a stage."""
+
+    minutes: float = Field(gt=0.0)
+    """Of the device, in steps; evaluations and saves come on top."""
+    audio_hours: float = Field(gt=0.0)
+    """Hours of speech to hear in that time, each view of an utterance once."""
+    evaluations: int = Field(5, ge=1)
+    """Evaluations spread over it."""
+
+
+class Scale(Section):
+    """The same recipe made smaller, as a check of the code."""
+
+    utterances: int = Field(ge=4)
+    """Of each set, spread evenly over it."""
+    max_seconds: float = Field(gt=0.0)
+    """Longest utterance that is taken."""
+    minutes: float = Field(gt=0.0)
+    """All stages together."""
+    audio_hours: float = Field(gt=0.0)
+    """All stages together."""
+    exporter: Literal["dynamo", "trace"] = "trace"
+    """Of PyTorch; tracing takes seconds where the other takes minutes."""
+    overrides: list[str]
+    """`section.key=value` for every stage."""
+
+
+class Recipe(Section):
+    """`recipe.yaml`."""
+
+    train: Annotated[dict[str, PlannedSet], Field(min_length=1)]
+    """Training sets by the names of their manifests, without `.jsonl`."""
+    dev: str
+    """Everything is chosen on it."""
+    tests: list[str] = Field(default_factory=list)
+    """Reported; nothing is chosen on them."""
+    texts: list[str] = Field(default_factory=list)
+    """Text files for the language model, beside the texts of the training sets."""
+    lm_order: int = Field(3, ge=1, le=6)
+    """Words of its longest n-grams."""
+    stages: dict[str, PlannedStage]
+    """`stage1` to `stage4`."""
+    scales: dict[str, Scale] = Field(default_factory=dict)
+    """By the name that `--scale` takes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe on the speech that there is.
+
+    Attributes:
+        corpus: manifests by stage.
+        overrides: of each stage's config: time, epochs, when to evaluate and to save.
+        texts: files for the language model.
+        hours: of speech that an epoch of each stage draws.
+        minutes: of the device, of each stage.
+        exporter: see `voxformer export --help`.
+    """
+
+    corpus: Corpus
+    overrides: Mapping[str, list[str]]
+    texts: tuple[Path, ...]
+    hours: Mapping[str, float]
+    minutes: Mapping[str, float]
+    exporter: Literal["dynamo", "trace"]
+
+
+def load_recipe(name: str) -> tuple[Recipe, Path]:
+    """The recipe in a folder of `configs/`, of the package, or at a path.
+
+    Raises:
+        ConfigError: it is not there, or a key is wrong; each fault is a line.
+    """
+    path = find_config(f"{name}/{NAME}")
+    try:
+        recipe = Recipe.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from None
+    except ValidationError as error:
+        faults = [
+            f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        raise ConfigError("\n".join(faults)) from None
+    if sorted(recipe.stages) != sorted(STAGES):
+        raise ConfigError(f"{path}: stages: must be {', '.join(STAGES)}")
+    return recipe, path
+
+
+def make_plan(
+    name: str,
+    recipe: Recipe,
+    speech: Path,
+    out: Path,
+    minutes: float | None = None,
+    scale: str | None = None,
+    overrides: list[str] | None = None,
+) -> Plan:
+    """What each stage learns from, for how long.
+
+    Args:
+        name: of the recipe, for its stages' configs.
+        recipe: what `load_recipe` read.
+        speech: folder of the manifests and texts.
+        out: of the run; the manifests of a smaller scale go to out/data.
+        minutes: of the device for all stages together; default: what the recipe says. Hours of
+            speech change in proportion.
+        scale: one of the recipe's scales.
+        overrides: the user's, which decide how large batches are.
+
+    Raises:
+        ConfigError: no such scale, or a wrong config.
+        DataError: a manifest or a text is missing.
+    """
+    speech, out = speech.resolve(), out.resolve()
+    small = None
+    if scale is not None:
+        if scale not in recipe.scales:
+            known = ", ".join(recipe.scales) or "none"
+            raise ConfigError(f"no scale {scale!r} in the recipe {name}; it has {known}")
+        small = recipe.scales[scale]
+    sets = {
+        key: value
+        for key, value in recipe.train.items()
+        if not value.optional or (speech / f"{key}.jsonl").is_file()
+    }
+    names = [*sets, recipe.dev, *recipe.tests]
+    manifests = {key: _manifest(speech, key, out, small) for key in names}
+    texts = tuple(speech / text for text in recipe.texts)
+    for text in texts:
+        if not text.is_file():
+            raise DataError(f"{text}: no such text; the recipe {name} wants it")
+    by_stage = {
+        stage: tuple(
+            (manifests[key], value.weights[number])
+            for key, value in sets.items()
+            if value.weights[number] > 0.0
+        )
+        for number, stage in enumerate(STAGES)
+    }
+    corpus = Corpus(
+        by_stage, manifests[recipe.dev], {test: manifests[test] for test in recipe.tests}
+    )
+    whole = sum(stage.minutes for stage in recipe.stages.values())
+    factor = (minutes or (small.minutes if small else whole)) / whole
+    hours_factor = factor
+    if small is not None:
+        hours_factor = small.audio_hours / sum(s.audio_hours for s in recipe.stages.values())
+    hours, planned = {}, {}
+    of_stage: dict[str, list[str]] = {}
+    for stage in STAGES:
+        of_stage[stage] = list(small.overrides) if small else []
+        budget = recipe.stages[stage]
+        hours[stage] = _hours(by_stage[stage])
+        planned[stage] = budget.minutes * factor
+        of_stage[stage] += _budget(
+            f"{name}/{stage}",
+            [*of_stage[stage], *(overrides or [])],
+            hours[stage],
+            budget.audio_hours * hours_factor,
+            planned[stage],
+            budget.evaluations,
+        )
+    exporter = small.exporter if small else "dynamo"
+    return Plan(corpus, of_stage, texts, hours, planned, exporter)
+
+
+def _budget(
+    config_name: str,
+    overrides: list[str],
+    epoch_hours: float,
+    audio_hours: float,
+    minutes: float,
+    evaluations: int,
+) -> list[str]:
+    """The settings of a stage that follow from its budget."""
+    training = load_config(config_name, overrides)[0].training
+    epochs = min(MAX_EPOCHS, max(1, round(audio_hours / epoch_hours)))
+    seconds = training.batch_seconds_limit
+    steps = epochs  # at least one an epoch, where batches are as long as memory allows
+    if seconds is not None:
+        of_step = seconds * training.gradient_accumulation_steps
+        steps = max(1, round(epochs * epoch_hours * 3600 / of_step))
+    return [
+        f"training.num_epochs={epochs}",
+        f"training.max_minutes={minutes:.6g}",
+        f"training.eval_interval={max(1, steps // evaluations)}",
+        f"training.save_interval={max(1, steps // max(4, round(minutes)))}",
+    ]
+
+
+def _hours(sets: tuple[tuple[Path, float], ...]) -> float:
+    return sum(w * u.duration for path, w in sets for u in read_manifest(path)) / 3600
+
+
+def _manifest(speech: Path, name: str, out: Path, small: Scale | None) -> Path:
+    """The set's manifest; of a smaller scale, one of utterances spread evenly over it."""
+    path = speech / f"{name}.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path}: no such manifest; see recipe.yaml for the sets that are wanted")
+    if small is None:
+        return path
+    usable = [u for u in read_manifest(path) if u.duration <= small.max_seconds]
+    count = min(small.utterances, len(usable))
+    if count == 0:
+        raise DataError(f"{path}: no utterance of {small.max_seconds:g} s or less")
+    chosen: list[Utterance] = [usable[i * len(usable) // count] for i in range(count)]
+    target = out / "data" / f"{name}.jsonl"
+    os.makedirs(target.parent, exist_ok=True)
+    write_manifest(target, chosen)
+    return target
+
+
+def describe(plan: Plan) -> str:
+    """The plan as JSON, for the run's folder."""
+    values: dict[str, Any] = {
+        stage: {
+            "sets": [{"manifest": str(path), "weight": w} for path, w in plan.corpus.sets[stage]],
+            "epoch_hours": round(plan.hours[stage], 3),
+            "minutes": plan.minutes[stage],
+            "overrides": list(plan.overrides[stage]),
+        }
+        for stage in STAGES
+    }
+    return json.dumps(values, indent=2) + "\n"

@@ -1,0 +1,245 @@
+"""From a trained stage 4 to what is shipped, each part kept once it is complete.
+
+Weights are chosen on the development set among the run's own and the mean of its last checkpoints,
+then the options of the search, first without and then with a language model; bundles in fp32 and
+int8 pass the gate of the export; every mode is reported on every set; a card says what it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from voxformer.data.manifest import Utterance, read_manifest
+from voxformer.recipe import Corpus, Say, best_of, export_once
+from voxformer.text.atomic import write_atomically
+
+PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+LAST = 5
+"""`step_N.pt` files whose mean is a candidate; as many as the run keeps, at most."""
+
+PLAIN_AXES = (
+    ("ctc_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)),
+    ("length_bonus", (0.0, 0.25, 0.5, 1.0)),
+)
+LM_AXES = (
+    ("lm_weight", (0.2, 0.4, 0.6, 0.8)),
+    ("word_bonus", (0.0, 1.0, 2.0)),
+    ("ctc_weight", (0.3, 0.5, 0.7)),
+)
+NO_BUNDLE = "not written: "
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What `ship` leaves.
+
+    Attributes:
+        checkpoint: the chosen weights with the tuned options of the search.
+        bundles: by precision.
+        language_model: ARPA file, compressed.
+        results: WER by set, bundle and mode.
+    """
+
+    checkpoint: Path
+    bundles: Mapping[str, Path]
+    language_model: Path
+    results: dict[str, Any]
+
+
+def ship(
+    corpus: Corpus,
+    texts: Sequence[Path],
+    lm_order: int,
+    out: Path,
+    say: Say,
+    exporter: Literal["dynamo", "trace"] = "dynamo",
+) -> Shipped:
+    """Everything after training; what is there already, of the same weights, is not made again.
+
+    Args:
+        corpus: `dev` decides, `tests` are reported.
+        texts: for the language model, beside the texts of stage 4's training sets.
+        lm_order: words of its longest n-grams.
+        out: the run's folder, whose stages are trained.
+        say: told what happens.
+        exporter: of PyTorch.
+
+    Raises:
+        ExportRefused: the fp32 bundle is not the model.
+    """
+    lm = language_model(corpus, texts, lm_order, out, say)
+    checkpoint = choose_and_tune(corpus.dev, lm, out, say)
+    bundles = _bundles(checkpoint, corpus, out, say, exporter)
+    results = _evaluate(bundles, checkpoint, corpus, lm, out, say)
+    return Shipped(checkpoint, bundles, lm, results)
+
+
+def language_model(corpus: Corpus, texts: Sequence[Path], order: int, out: Path, say: Say) -> Path:
+    """The n-gram model of the texts and of what stage 4 learns from, below out/lm."""
+    from voxformer.data.language_model import write_language_model
+
+    path = out / "lm" / f"words-{order}gram.arpa.gz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        manifests = [str(manifest) for manifest, _ in corpus.sets["stage4"]]
+        say(write_language_model(path, [str(text) for text in texts], manifests, order))
+    return path
+
+
+def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
+    """Choose weights and options on the development set; returns out/chosen.pt.
+
+    out/choice.json holds every point that was tried.
+    """
+    from voxformer.evaluation.models import open_checkpoint
+    from voxformer.evaluation.tuning import Scorer, tune
+    from voxformer.training.averaging import with_decoding
+    from voxformer.training.storage import file_digest
+
+    run = out / "checkpoints" / "stage4"
+    chosen, record = out / "chosen.pt", out / "choice.json"
+    source = file_digest(best_of(run))
+    there = chosen.is_file() and record.is_file()
+    if there and json.loads(record.read_text("utf-8"))["of"] == source:
+        say(f"chosen already: {chosen}")
+        return chosen
+    utterances = read_manifest(dev)
+    found: dict[str, tuple[float, Path]] = {}
+    for name, path in candidates(run, out / "average.pt").items():
+        model = open_checkpoint(path)
+        wer = Scorer(model, utterances).wer("rescoring", model.options)
+        found[name] = wer, path
+        say(f"{name}: development WER {wer:.2%} (rescoring)")
+    name = min(found, key=lambda key: found[key][0])
+    model = open_checkpoint(found[name][1])
+    scorer = Scorer(model, utterances)
+    plain = tune(lambda o: scorer.wer("rescoring", o), model.options, PLAIN_AXES)
+    say(f"search without language model: development WER {plain.wer:.2%}")
+    fused = replace(plain.options, language_model=str(lm), lm_weight=LM_AXES[0][1][0])
+    with_lm = tune(lambda o: scorer.wer("rescoring", o), fused, LM_AXES)
+    say(f"search with it: development WER {with_lm.wer:.2%}")
+    values = {key: getattr(plain.options, key) for key, _ in PLAIN_AXES}
+    with_decoding(found[name][1], chosen, values)
+    written = {
+        "of": source,
+        "weights": {key: {"wer": wer, "path": str(path)} for key, (wer, path) in found.items()},
+        "chosen": name,
+        "plain": {"wer": plain.wer, "options": values, "tried": _trail(plain.trail)},
+        "lm": {
+            "wer": with_lm.wer,
+            "options": {key: getattr(with_lm.options, key) for key, _ in LM_AXES},
+            "tried": _trail(with_lm.trail),
+        },
+    }
+    write_atomically(record, json.dumps(written, indent=2) + "\n")
+    return chosen
+
+
+def candidates(run: Path, average: Path) -> dict[str, Path]:
+    """Weights to choose from: the best evaluation's, the last step's, and a mean of the last."""
+    from voxformer.training.averaging import average_checkpoints
+    from voxformer.training.storage import numbered_checkpoints
+
+    found = {"best evaluation": best_of(run)}
+    if (run / "latest.pt").is_file():
+        found["last step"] = run / "latest.pt"
+    steps = numbered_checkpoints(run, "step")[-LAST:]
+    if len(steps) > 1:
+        found[f"mean of the last {len(steps)}"] = average_checkpoints(steps, average)
+    return found
+
+
+def _trail(points: Sequence[tuple[dict[str, Any], float]]) -> list[dict[str, Any]]:
+    return [{**changes, "wer": wer} for changes, wer in points]
+
+
+def _bundles(
+    checkpoint: Path,
+    corpus: Corpus,
+    out: Path,
+    say: Say,
+    exporter: Literal["dynamo", "trace"],
+) -> dict[str, Path]:
+    """fp32, and int8 where its gate lets it pass."""
+    from voxformer.export import ExportRefused
+
+    bundles: dict[str, Path] = {}
+    for precision in PRECISIONS:
+        folder = out / ("bundle" if precision == "fp32" else f"bundle-{precision}")
+        try:
+            bundles[precision] = export_once(
+                checkpoint, corpus, folder, say, precision=precision, exporter=exporter
+            )
+        except ExportRefused as refusal:
+            if precision == "fp32":
+                raise
+            say(f"{folder}: {NO_BUNDLE}{refusal}")
+    return bundles
+
+
+def _evaluate(
+    bundles: Mapping[str, Path],
+    checkpoint: Path,
+    corpus: Corpus,
+    lm: Path,
+    out: Path,
+    say: Say,
+) -> dict[str, Any]:
+    """Every mode of every bundle on every set, without and with the language model."""
+    from voxformer.evaluation.circumstances import circumstances
+    from voxformer.evaluation.models import open_model
+    from voxformer.evaluation.report import error_report
+    from voxformer.training.storage import file_digest
+
+    path, digest = out / "results.json", file_digest(checkpoint)
+    if path.is_file():
+        results: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if results.get("checkpoint_sha256") == digest and set(results["bundles"]) == set(bundles):
+            say(f"evaluated already: {path}")
+            return results
+    tuned = json.loads((out / "choice.json").read_text("utf-8"))["lm"]["options"]
+    sets: dict[str, dict[str, Any]] = {}
+    for name, manifest in {"dev": corpus.dev, **corpus.tests}.items():
+        utterances = read_manifest(manifest)
+        sets[name] = {}
+        for precision, bundle in bundles.items():
+            model = open_model(bundle)
+            for with_lm in (False, True):
+                options = model.options
+                if with_lm:
+                    options = replace(options, language_model=str(lm), **tuned)
+                label = f"{precision}, {lm.name.split('.')[0]}" if with_lm else precision
+                say(f"{name}: {label}")
+                found, errors = _evaluate_one(model, utterances, options, with_lm)
+                sets[name][label] = {**found, "engine": f"{found['engine']}, {label}"}
+                if precision == "fp32":
+                    suffix = "-lm" if with_lm else ""
+                    report = "\n\n".join(error_report(result) for result in errors)
+                    write_atomically(out / f"errors-{name}{suffix}.txt", report + "\n")
+    results = {
+        "checkpoint_sha256": digest,
+        "bundles": {precision: str(bundle) for precision, bundle in bundles.items()},
+        "sets": sets,
+        "language_model": {"file": str(lm), "options": tuned},
+        **circumstances(),
+    }
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _evaluate_one(
+    model: Any, utterances: Sequence[Utterance], options: Any, with_lm: bool
+) -> tuple[dict[str, Any], list[Any]]:
+    """A bundle's report; the language model acts in the CTC search and in what it rescores."""
+    from voxformer.evaluation import evaluate
+    from voxformer.recipe import WARM_UP_BATCHES
+
+    modes = [m for m in model.modes if not with_lm or m in ("ctc_beam", "rescoring")]
+    found = evaluate(
+        model.engine, model.vocabulary, utterances, modes, options, warm_up=WARM_UP_BATCHES
+    )
+    return found.to_json(utterances=False), list(found.modes.values())
