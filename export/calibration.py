@@ -27,7 +27,7 @@ Feeds = dict[str, Any]
 
 
 class RecordingEngine(OnnxEngine):
-    """Keeps what its graphs were fed."""
+    """Keeps what its graphs were fed: evenly spread runs, fewer than twice `MOST_RUNS` of each."""
 
     def __init__(self, folder: str | Path, sample_rate: int, frame_shift_s: float) -> None:
         self.feeds: dict[str, list[Feeds]] = {name: [] for name in GRAPH_NAMES}
@@ -40,9 +40,16 @@ class RecordingEngine(OnnxEngine):
 class _RecordingSession:
     def __init__(self, session: Any, feeds: list[Feeds]) -> None:
         self._session, self._feeds = session, feeds
+        self._runs, self._stride = 0, 1
 
     def run(self, outputs: Sequence[str], feeds: Feeds) -> Any:
-        self._feeds.append({name: value.copy() for name, value in feeds.items()})
+        if self._runs % self._stride == 0:
+            self._feeds.append({name: value.copy() for name, value in feeds.items()})
+        self._runs += 1
+        if len(self._feeds) == 2 * MOST_RUNS:
+            # A step is fed the encoder's output of every row: all steps would fill the memory.
+            del self._feeds[1::2]
+            self._stride *= 2
         return self._session.run(outputs, feeds)
 
     def get_inputs(self) -> Any:

@@ -187,19 +187,18 @@ def run_rtf(*arguments):
 
 
 def test_rtf_without_arguments_takes_the_newest_bundle_and_its_manifest(place):
-    result = run_rtf("--json", "rtf.json", "--threads", "1")
+    result = run_rtf("--json", "rtf.json", "--threads", "1", "--rounds", "1")
     assert result.returncode == 0, result.stderr
     values = json.loads(Path("rtf.json").read_text("utf-8"))
-    torch_side, onnx_side = values["engines"]
+    rows = {(row["mode"], row["engine"].partition(" ")[0]): row for row in values["passes"]}
+    assert len(rows) == 2 * len(MODES)
     for mode in MODES:
-        left, right = torch_side["modes"][mode], onnx_side["modes"][mode]
+        left, right = rows[mode, "torch"], rows[mode, "onnxruntime"]
         assert left["words"] == right["words"]
         assert right["rtf"] * right["rtfx"] == pytest.approx(1.0)
-        assert right["oracle_wer"] <= right["wer"]
-    assert onnx_side["modes"]["rescoring"]["reordered"] >= 0
-    assert onnx_side["threads"] == 1
+        assert right["threads"] == 1
     assert values["machine"]["cores"] >= 1
-    assert "reading" in onnx_side["timed"]
+    assert "reading" in values["timed"]
     assert "RTFx" in result.stdout
 
 

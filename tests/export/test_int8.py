@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
+from voxformer.export.calibration import MOST_RUNS, RecordingEngine
 from voxformer.export.int8 import matrices, to_int8
 
 INNER, OUTER = 24, 7
@@ -93,3 +94,16 @@ def test_float_weights_are_left_only_where_something_still_reads_them():
     untouched = to_int8(model, ranges(-1, 1), [])
     assert untouched == model
     onnx.checker.check_model(untouched, full_check=True)
+
+
+def test_recorded_runs_are_few_and_spread_over_all(graphs):
+    engine = RecordingEngine(graphs, 16000, 0.04)
+    count = 5 * MOST_RUNS + 3
+    for number in range(count):
+        waveforms = np.full((1, 400), number, dtype=np.float32)
+        engine.encode(waveforms, np.array([400]))
+    kept = [int(feeds["waveforms"][0, 0]) for feeds in engine.feeds["encoder.onnx"]]
+    assert MOST_RUNS <= len(kept) < 2 * MOST_RUNS
+    assert len(set(np.diff(kept))) == 1
+    assert kept[0] == 0
+    assert kept[-1] >= count - 4
