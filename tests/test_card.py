@@ -48,8 +48,10 @@ def test_a_card_says_data_licences_sizes_figures_and_limits():
         "| int8 | 1.0 |",
         "| dev | fp32 | ctc_greedy | 12.34% | 11.00% - 14.00% | 7 / 2 / 1 | 81 | 0.0123 |",
         "Seconds in steps: stage1 12, stage4 34.",
-        "Width 64, 50 pieces. Weights: last step, chosen on the development set. Search: "
-        "ctc_weight 0.4; with the language model words.arpa.gz: lm_weight 0.6.",
+        (
+            "Width 64, 50 pieces. Weights: last step, chosen on the development set. Search: "
+            "ctc_weight 0.4; with the language model words.arpa.gz: lm_weight 0.6."
+        ),
         "- English only.",
     ):
         assert line in text.splitlines()
