@@ -82,16 +82,25 @@ def make(
     if kind not in ("peaky", "diffuse"):
         raise ValueError(f"kind is {kind!r}; it must be peaky or diffuse")
     made, spoken = [], []
+    frames = round(seconds * FRAME_RATE)
     for number in range(count):
-        frames = round(seconds * FRAME_RATE)
-        rng = np.random.default_rng([seed, len(language.tokens), frames, number])
-        words = language.sentence(rng, frames)
+        words, rng = _sentence(language, frames, number, seed)
         log_probs = peaky(language.token_ids(words), frames, len(language.tokens), seed, rng)
         if kind == "diffuse":
             log_probs = flatten(log_probs)
         made.append(log_probs.astype(np.float32))
         spoken.append(words)
     return made, spoken
+
+
+def paths(language: Language, seconds: float, count: int, seed: int) -> list[npt.NDArray[np.int64]]:
+    """The token, or 0 for the blank, of each frame of the utterances that `make` makes."""
+    frames = round(seconds * FRAME_RATE)
+    found = []
+    for number in range(count):
+        words, rng = _sentence(language, frames, number, seed)
+        found.append(_path(language.token_ids(words), frames, rng)[0])
+    return found
 
 
 def peaky(
@@ -144,6 +153,14 @@ def encode(bundle: str, manifest: str, limit: int | None) -> Utterances:
         encoded = run_encoder(model.engine, waveforms, lengths)
         log_probs.append(encoded.log_probs[0, : int(encoded.lengths[0])])
     return Utterances(log_probs, list(model.vocabulary.tokens[: log_probs[0].shape[1]]))
+
+
+def _sentence(
+    language: Language, frames: int, number: int, seed: int
+) -> tuple[list[int], np.random.Generator]:
+    """What utterance `number` says, and the generator of all else of it."""
+    rng = np.random.default_rng([seed, len(language.tokens), frames, number])
+    return language.sentence(rng, frames), rng
 
 
 def _path(

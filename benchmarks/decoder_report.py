@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 OURS = "voxformer"
-# Ours with as much dropped and as much returned as with the peer: fast-ctc-decode has the best text
-# alone, and two peers apply a language model to words.
+# Two peers apply a language model to words; ours does as well where it is compared with them.
+OURS_WITH_THE_LM = dict.fromkeys(
+    ("pyctcdecode", "pyctcdecode, exact", "ctc-beam-decoder", "ctc-beam-decoder, exact"),
+    "voxformer, LM over words",
+)
+# Ours with as much dropped and as much returned as with the peer, too: fast-ctc-decode has the best
+# text alone.
 OURS_ALIKE = {
     "fast-ctc-decode": "voxformer, best only",
     "fast-ctc-decode, pruned": "voxformer, pruned, best only",
@@ -20,10 +25,9 @@ OURS_ALIKE = {
 }
 OURS_ALIKE_WITH_LM = {
     **OURS_ALIKE,
+    **OURS_WITH_THE_LM,
     "pyctcdecode": "voxformer, pruned, LM over words",
-    "pyctcdecode, exact": "voxformer, LM over words",
     "ctc-beam-decoder": "voxformer, pruned, LM over words",
-    "ctc-beam-decoder, exact": "voxformer, LM over words",
 }
 FLASHLIGHT_LM_AIM = 5.0
 FLASHLIGHT_AIM = 40.0
@@ -71,7 +75,7 @@ def claims(cells: Sequence[Values]) -> list[Values]:
         _claim(
             f"{name} / {OURS_ALIKE[name]}, CPU, peaky, 29 tokens, beam 10",
             FAST_AIM,
-            _ratios_alike(fast, [name], "cpu_over_ours"),
+            _ratios(fast, [name], "cpu_over_ours", OURS_ALIKE),
         )
         for name in ("fast-ctc-decode", "fast-ctc-decode, pruned")
     ]
@@ -100,16 +104,12 @@ def claims(cells: Sequence[Values]) -> list[Values]:
         ("CPU, with LM or hotwords", [c for c in cells if c["extra"] != "none"], "cpu_over_ours"),
     ):
         peers = {n for cell in chosen for n in cell["decoders"] if _is_peer(n)}
-        found.append(
-            _claim(f"fastest peer / {OURS}, {what}, every cell", 1.0, _ratios(chosen, peers, key))
-        )
-        found.append(
-            _claim(
-                f"fastest peer / ours as the peer is set, {what}, every cell",
-                1.0,
-                _ratios_alike(chosen, peers, key),
-            )
-        )
+        for ours, tables in (
+            (OURS, ({}, OURS_WITH_THE_LM)),
+            ("ours as the peer is set", (OURS_ALIKE, OURS_ALIKE_WITH_LM)),
+        ):
+            ratios = _ratios(chosen, peers, key, *tables)
+            found.append(_claim(f"fastest peer / {ours}, {what}, every cell", 1.0, ratios))
     lost = [
         (-cell["decoders"][OURS]["lost_nats"], _where(cell))
         for cell in single
@@ -261,29 +261,33 @@ def _claim(text: str, aim: float | None, ratios: Sequence[tuple[float, str]]) ->
     }
 
 
-def _ratios(cells: Iterable[Values], names: Iterable[str], key: str) -> list[tuple[float, str]]:
-    wanted = sorted(names)
-    return [
-        (cell["decoders"][name][key], f"{_where(cell)}: {name}")
-        for cell in cells
-        for name in wanted
-        if key in cell["decoders"].get(name, {})
-    ]
-
-
-def _ratios_alike(
-    cells: Iterable[Values], names: Iterable[str], key: str
+def _ratios(
+    cells: Iterable[Values],
+    names: Iterable[str],
+    key: str,
+    ours: Mapping[str, str] | None = None,
+    ours_with_lm: Mapping[str, str] | None = None,
 ) -> list[tuple[float, str]]:
-    """As `_ratios`, over what `OURS_ALIKE` names for a peer, where that was measured."""
+    """What peers took over what ours did, and where.
+
+    Args:
+        cells: to look at.
+        names: of peers.
+        key: `cpu_over_ours` or `wall_over_ours`.
+        ours: by peer, which of our configurations it is compared with; the first where None, and
+            for those that are not in it. None is given where it was not measured.
+        ours_with_lm: the same for cells with a language model.
+    """
     found = []
+    wanted = sorted(names)
     for cell in cells:
-        for name in sorted(names):
-            table = OURS_ALIKE_WITH_LM if cell["extra"] == "lm" else OURS_ALIKE
-            alike = table.get(name, OURS)
-            ours = 1.0 if alike == OURS else cell["decoders"].get(alike, {}).get(key)
+        table = (ours_with_lm if cell["extra"] == "lm" else ours) or {}
+        for name in wanted:
+            chosen = table.get(name, OURS)
+            divisor = 1.0 if chosen == OURS else cell["decoders"].get(chosen, {}).get(key)
             ratio = cell["decoders"].get(name, {}).get(key)
-            if ours is not None and ratio is not None:
-                found.append((ratio / ours, f"{_where(cell)}: {name}"))
+            if divisor is not None and ratio is not None:
+                found.append((ratio / divisor, f"{_where(cell)}: {name}"))
     return found
 
 

@@ -9,7 +9,8 @@ its keys: the report of `voxformer evaluate --json`, of `benchmarks/rtf.py --jso
 training.json of `voxformer quickstart`, a run of `benchmarks/decoder.py`, or a plain
 `{"columns": [...], "rows": [[...], ...]}`. Of a run of decoder.py, `NAME` gives the claims,
 `NAME:cells` the cells of one utterance length on one thread, `NAME:threads` those on several, and
-`NAME:extras` those with a language model or hotwords.
+`NAME:extras` those with a language model or hotwords. Of a report of parity.py, `NAME` gives the
+numbers and `NAME:wer` the word error rates.
 """
 
 from __future__ import annotations
@@ -150,9 +151,10 @@ def _read(path: Path, part: str = "") -> Table:
             ]
             note = _circumstances(values) if "machine" in values else ""
             return Table(("test set", "engine", *MODE_COLUMNS), rows, note)
-        if "engines" in values:
-            rows = [row for evaluation in values["engines"] for row in _engine_rows(evaluation)]
-            return Table(("engine", *MODE_COLUMNS), rows, _circumstances(values))
+        if "parity" in values:
+            return _parity_wer(values) if part == "wer" else _parity_numbers(values)
+        if "passes" in values:
+            return _rtf_table(values)
         return Table(("engine", *MODE_COLUMNS), _engine_rows(values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultError(f"{path.name}: not a result of a known shape: {error!r}") from None
@@ -179,6 +181,83 @@ def _mode_row(mode: str, found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['rtf']:.4f}",
         f"{found['rtfx']:.1f}",
     )
+
+
+def _parity_numbers(values: dict[str, Any]) -> Table:
+    cases = list(values["parity"][0]["graphs"]["encoder"]["cases"])
+    rows = []
+    for bundle in values["parity"]:
+        limit = f"{bundle['tolerance']:g}"
+        if bundle["least_probability"] > 0:
+            limit += f" (p ≥ {bundle['least_probability']:g})"
+        for graph, numbers in bundle["graphs"].items():
+            differences = [f"{numbers['cases'][case]:.1e}" for case in cases]
+            remark = ""
+            if numbers["matrices_kept_fp32"] is not None:
+                remark = f"{numbers['matrices_kept_fp32']} matrices kept in fp32"
+            elif numbers["largest_half"] is not None:
+                remark = f"largest half {numbers['largest_half']:g}"
+            rows.append(
+                (bundle["precision"], graph, limit, f"{numbers['worst']:.1e}", *differences, remark)
+            )
+    columns = ("precision", "graph", "limit, nats", "worst", *cases, "")
+    return Table(columns, rows, _circumstances(values))
+
+
+def _parity_wer(values: dict[str, Any]) -> Table:
+    rows = [
+        (
+            bundle["precision"],
+            f"{bundle['bytes'] / 1e6:.1f}",
+            mode,
+            f"{rates['torch']:.2%}",
+            f"{rates['graphs']:.2%}",
+            str(rates["errors_apart"]),
+        )
+        for bundle in values["parity"]
+        for mode, rates in bundle["wer"].items()
+    ]
+    words = next(iter(values["parity"][0]["wer"].values()))["reference_words"]
+    note = f"{values['utterances']} utterances, {words} words."
+    return Table(("precision", "MB", "mode", "PyTorch", "graphs", "errors apart"), rows, note)
+
+
+RTF_COLUMNS = (
+    *("engine", "precision", "batch", "mode", "WER", "RTFx", "RTFx pipelined"),
+    *("encoder / search / rescoring / other", "an utterance, ms: p50 / p90 / p99"),
+)
+
+
+def _rtf_table(values: dict[str, Any]) -> Table:
+    rows = []
+    for row in values["passes"]:
+        shares = [f"{share:.0%}" for share in row["shares"].values()]
+        times = [f"{1e3 * seconds:.0f}" for seconds in row.get("latency_s", {}).values()]
+        pipelined = row.get("rtfx_pipelined")
+        rows.append(
+            (
+                f"{row['engine']}, {row['threads']} threads",
+                row["precision"],
+                str(row["batch_size"]),
+                row["mode"],
+                f"{row['wer']:.2%}",
+                f"{row['rtfx']:.1f}",
+                "" if pipelined is None else f"{pipelined:.1f}",
+                " / ".join(shares),
+                " / ".join(times),
+            )
+        )
+    decoding, machine = values["decoding"], values["machine"]
+    note = (
+        f"{values['utterances']} utterances, {values['audio_seconds']:.0f} s; beam "
+        f"{decoding['beam_size']}, n-best {decoding['n_best']}; medians of {values['rounds']} "
+        f"rounds; load average at the end {machine['load_at_end']:.1f}."
+    )
+    if any(model["random_weights"] for model in values["models"]):
+        note += " Random weights: the WER means nothing."
+    for gpu in machine.get("gpus", []):
+        note += f" {gpu['name']}, {gpu['power_limit_w']:.0f} W, driver {gpu['driver']}."
+    return Table(RTF_COLUMNS, rows, f"{note} {_circumstances(values)}")
 
 
 def _decoder_table(values: dict[str, Any], part: str) -> Table:
@@ -208,7 +287,8 @@ def _claim_row(claim: dict[str, Any]) -> tuple[str, ...]:
     aim = "" if claim["aim"] is None else f"{claim['aim']:g}"
     holds = {True: "yes", False: "no", None: ""}[claim["pass"]]
     least = f"{claim['least']:.2f}"
-    return (claim["claim"], aim, least, holds, claim["cell"], str(claim["cells"]))
+    where = claim["cell"] or ""
+    return (claim["claim"], aim, least, holds, where, str(claim["cells"]))
 
 
 def _cell_row(cell: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:

@@ -1,25 +1,34 @@
-"""Word error rate and real-time factor of a bundle, by engine and decoding mode.
+"""Word error rate and real-time factor of bundles, by engine, precision, batch size and mode.
 
-    python benchmarks/rtf.py --model bundles/an4 --manifest an4-test.jsonl --json rtf.json
+    python benchmarks/rtf.py --model bundles/an4 bundles/an4-int8 --manifest an4-test.jsonl \\
+      --batch-size 1 16 --beam-size 10 --json rtf.json --svg rtf.svg
 
-RTF is processing time over audio time, RTFx its inverse, both pooled over the set, in one process.
-Inside the clock: padding, front end, encoder, search and text. Outside: reading and resampling the
-recordings, loading the model, and a warm-up over batches from the longest to the shortest. The
-modes share one encoder pass, and rescoring the search of ctc_beam; their time counts in each mode.
+RTF is processing time over audio time, RTFx its inverse, both pooled over the set; padding is no
+audio, and the last, smaller batch counts. Inside the clock: padding, front end, encoder, transfers,
+search and text. Outside: reading and resampling the recordings, loading the model, and a warm-up
+over batches from the longest to the shortest. Every configuration does its own work, nothing is
+shared. Rounds are interleaved and the median counts; the WER is that of the texts of the same pass.
+
+A bundle made by `voxformer export --precision` is measured with ONNX Runtime; the checkpoint that
+the first was exported from, in fp32, with PyTorch. `--engine pocketsphinx` measures that recogniser
+beside them (`pip install pocketsphinx`; its weights are in the package).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from one_line import leave
+from rtf_passes import TIMED, ModelRunner, PocketsphinxRunner, Runner, Speech, measure
+from rtf_report import lines, plot
 
+from voxformer.audio import read_audio
 from voxformer.data import read_manifest
-from voxformer.evaluation import Evaluation, evaluate
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import (
     ModelError,
@@ -29,78 +38,116 @@ from voxformer.evaluation.models import (
     open_checkpoint,
 )
 from voxformer.evaluation.results import write_json
-from voxformer.runtime import MODES, Bundle, read_bundle
+from voxformer.runtime import MODES, Bundle, DecodingOptions, read_bundle
 from voxformer.runtime.bundle import sha256_of
 from voxformer.runtime.options import check_mode
+from voxformer.text import normalise
 
-ENGINES = ("torch", "onnxruntime")
+ENGINES = ("torch", "onnxruntime", "pocketsphinx")
 WARM_UP_BATCHES = 5
 
 
-def main() -> int:
-    args = _arguments()
-    bundle = read_bundle(args.model or newest_bundle())
-    manifest = args.manifest or bundle.values["provenance"]["manifest"]
-    if manifest is None:
-        raise ModelError(f"{bundle.path} was exported without a manifest; name one with --manifest")
-    utterances = read_manifest(manifest)
-    modes = [mode for mode in bundle.modes if mode in (args.modes or MODES)]
-    for mode in args.modes or ():
-        check_mode(mode, bundle.modes)
-    print(
-        f"{bundle.path} on {manifest}: {len(utterances)} utterances, batches of {args.batch_size}"
-    )
-    results: list[dict[str, Any]] = []
-    for name, model in _models(args, bundle):
-        evaluation = evaluate(
-            model.engine,
-            model.vocabulary,
-            utterances,
-            modes,
-            replace(bundle.decoding, num_threads=args.threads),
-            batch_size=args.batch_size,
-            warm_up=WARM_UP_BATCHES,
-        )
-        print(_table(evaluation))
-        results.append({"name": name, **evaluation.to_json(utterances=False)})
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = _arguments(arguments)
+    values = json.loads(Path(args.read).read_text("utf-8")) if args.read else _measured(args)
+    print("\n".join(lines(values["passes"])))
     if args.json:
-        values = {
-            "bundle": str(bundle.path),
-            "manifest": str(manifest),
-            "batch_size": args.batch_size,
-            "decoding": bundle.decoding.to_json(),
-            "warm_up_batches": WARM_UP_BATCHES,
-            "process": "one process",
-            **circumstances(),
-            "engines": results,
-        }
         write_json(args.json, values)
+    if args.svg:
+        what = ", ".join(model["path"] for model in values["models"][:1])
+        title = f"RTFx of {what}, {values['machine']['cpu']}, {values['machine']['cores']} cores"
+        Path(args.svg).write_text(plot(values, title), encoding="utf-8")
     return 0
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _measured(args: argparse.Namespace) -> dict[str, Any]:
+    bundles = [read_bundle(path) for path in args.model or [newest_bundle()]]
+    manifest = args.manifest or bundles[0].values["provenance"]["manifest"]
+    if manifest is None:
+        raise ModelError(
+            f"{bundles[0].path} was exported without a manifest; name one with --manifest"
+        )
+    for mode in args.modes or ():
+        check_mode(mode, bundles[0].modes)
+    speech = _speech(manifest, bundles[0].sample_rate, args.utterances)
+    audio = sum(speech.durations)
+    options = _options(args, bundles[0])
+    runners = _runners(args, bundles, options)
+    print(
+        f"{len(runners)} configurations on {manifest}: {len(speech.waveforms)} utterances, "
+        f"{audio:.1f} s, {args.rounds} rounds"
     )
-    parser.add_argument("--model", metavar="BUNDLE", help="default: the newest one")
-    parser.add_argument("--checkpoint", metavar="CKPT", help="for torch (default: the bundle's)")
-    parser.add_argument("--manifest", help="default: the one that the bundle was exported with")
-    parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
-    parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--json", metavar="FILE", help="write results and circumstances here")
-    return parser.parse_args()
+    rows = list(measure(runners, speech, args.rounds, WARM_UP_BATCHES, args.pipelined, print))
+    return {
+        "manifest": str(manifest),
+        "utterances": len(speech.waveforms),
+        "audio_seconds": audio,
+        "timed": TIMED,
+        "rounds": args.rounds,
+        "warm_up_batches": WARM_UP_BATCHES,
+        "process": "one process",
+        "decoding": options.to_json(),
+        "models": [_described(bundle) for bundle in bundles],
+        **circumstances(),
+        "passes": rows,
+    }
 
 
-def _models(args: argparse.Namespace, bundle: Bundle) -> Iterator[tuple[str, OpenModel]]:
-    """Each engine in turn, loaded when its turn comes."""
-    for name in args.engine:
-        if name == "onnxruntime":
-            yield name, open_bundle(bundle, args.provider, args.threads)
-        else:
-            yield name, open_checkpoint(_checkpoint(args, bundle), args.provider, args.threads)
+def _described(bundle: Bundle) -> dict[str, Any]:
+    """What a reader has to know of a model; at step 0 its weights are random."""
+    provenance = bundle.values["provenance"]
+    return {
+        "path": str(bundle.path),
+        "precision": bundle.precision,
+        "ctc_topk": bundle.values.get("ctc_topk"),
+        "step": provenance["step"],
+        "random_weights": provenance["step"] == 0,
+        "forced": bundle.values["parity"].get("failure"),
+        "sizes": bundle.values["model"],
+    }
+
+
+def _speech(manifest: str, sample_rate: int, most: int | None) -> Speech:
+    utterances = read_manifest(manifest)
+    if most is not None:
+        utterances = utterances[:: max(1, -(-len(utterances) // most))]
+    return Speech(
+        [read_audio(u.audio_path, sample_rate) for u in utterances],
+        [normalise(u.text) for u in utterances],
+        sample_rate,
+    )
+
+
+def _options(args: argparse.Namespace, bundle: Bundle) -> DecodingOptions:
+    options = replace(bundle.decoding, num_threads=args.threads)
+    if args.beam_size is None:
+        return options
+    beam = args.beam_size
+    return replace(options, beam_size=beam, attention_beam_size=beam, n_best=beam)
+
+
+def _runners(
+    args: argparse.Namespace, bundles: Sequence[Bundle], options: DecodingOptions
+) -> list[Runner]:
+    models: list[tuple[OpenModel, str]] = []
+    if "torch" in args.engine:
+        checkpoint = _checkpoint(args, bundles[0])
+        models.append((open_checkpoint(checkpoint, args.provider, args.threads), "fp32"))
+    if "onnxruntime" in args.engine:
+        models += [
+            (open_bundle(bundle, args.provider, args.threads), bundle.precision)
+            for bundle in bundles
+        ]
+    runners: list[Runner] = [
+        ModelRunner(model, precision, mode, options, batch_size)
+        for mode in MODES
+        if mode in bundles[0].modes and mode in (args.modes or MODES)
+        for batch_size in args.batch_size
+        for model, precision in models
+    ]
+    if "pocketsphinx" in args.engine:
+        runners.append(PocketsphinxRunner())
+    return runners
 
 
 def _checkpoint(args: argparse.Namespace, bundle: Bundle) -> Path:
@@ -122,23 +169,33 @@ def _checkpoint(args: argparse.Namespace, bundle: Bundle) -> Path:
     return Path(path)
 
 
-def _table(evaluation: Evaluation) -> str:
-    audio = f"{evaluation.audio_seconds:.1f} s of audio"
-    header = (
-        f"{'mode':<11} {'WER %':>7} {'95 % interval':>15} {'oracle %':>9} {'reordered':>9} "
-        f"{'time s':>8} {'RTF':>8} {'RTFx':>8}"
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    lines = [f"\n{evaluation.engine}, {evaluation.threads} threads, {audio}", header]
-    for mode, result in evaluation.modes.items():
-        low, high = result.interval
-        reordered = str(result.reordered) if mode == "rescoring" else "-"
-        lines.append(
-            f"{mode:<11} {100 * result.wer:>7.2f} {f'{100 * low:.2f}-{100 * high:.2f}':>15} "
-            f"{100 * result.oracle.wer:>9.2f} {reordered:>9} {result.seconds:>8.2f} "
-            f"{result.rtf:>8.4f} {1 / result.rtf:>8.1f}"
-        )
-    lines += [f"skipped {name}: {reason}" for name, reason in evaluation.skipped]
-    return "\n".join(lines)
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        metavar="BUNDLE",
+        help="of one model, in one precision or several (default: the newest bundle)",
+    )
+    parser.add_argument("--checkpoint", metavar="CKPT", help="for torch (default: the bundle's)")
+    parser.add_argument("--manifest", help="default: the one that the bundle was exported with")
+    parser.add_argument("--utterances", type=int, metavar="N", help="so many, spread evenly")
+    parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES[:2]))
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[16])
+    parser.add_argument("--beam-size", type=int, help="and n-best, instead of the bundle's own")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--no-pipelined", dest="pipelined", action="store_false", help="no overlapping passes"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--json", metavar="FILE", help="write results and circumstances here")
+    parser.add_argument("--svg", metavar="FILE", help="write a plot of them here")
+    parser.add_argument("--read", metavar="FILE", help="measure nothing; show what --json wrote")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -39,45 +39,72 @@ void CheckBatch(const std::vector<CtcLogProbs>& log_probs, Span<const std::int64
   }
 }
 
-struct Worker {
+// A search that took more frames is not kept: its memory is that of its longest utterance.
+constexpr std::size_t kMostFramesKept = 1U << 14;
+
+}  // namespace
+
+struct CtcBatchDecoder::Worker {
   Worker(const CtcBeamOptions& options, const std::shared_ptr<const FusionModel>& fusion)
       : search(options, fusion) {}
 
   CtcPrefixBeamSearch search;
   CtcAligner aligner;
+  std::size_t most_frames = 0;
 };
 
-}  // namespace
+CtcBatchDecoder::CtcBatchDecoder(const CtcBeamOptions& options,
+                                 std::shared_ptr<const FusionModel> fusion)
+    : options_(options), fusion_(std::move(fusion)) {
+  options_.Validate();
+}
 
-std::vector<std::vector<Hypothesis>> DecodeBatch(const std::vector<CtcLogProbs>& log_probs,
-                                                 Span<const std::int64_t> lengths,
-                                                 const CtcBeamOptions& options,
-                                                 const std::shared_ptr<const FusionModel>& fusion,
-                                                 std::size_t num_threads) {
-  options.Validate();
-  CheckBatch(log_probs, lengths, options);
-  if (fusion && !log_probs.empty()) CheckVocabulary(*fusion, log_probs[0].columns());
+CtcBatchDecoder::~CtcBatchDecoder() = default;
+
+// A lock that another call has, or had when this process was forked from it, is not waited for.
+std::unique_ptr<CtcBatchDecoder::Worker> CtcBatchDecoder::TakeWorker() {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock() || workers_.empty()) return std::make_unique<Worker>(options_, fusion_);
+  std::unique_ptr<Worker> worker = std::move(workers_.back());
+  workers_.pop_back();
+  return worker;
+}
+
+void CtcBatchDecoder::KeepWorker(std::unique_ptr<Worker> worker) {
+  if (!worker || worker->most_frames > kMostFramesKept) return;
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock.owns_lock()) workers_.push_back(std::move(worker));
+}
+
+std::vector<std::vector<Hypothesis>> CtcBatchDecoder::Decode(
+    const std::vector<CtcLogProbs>& log_probs, Span<const std::int64_t> lengths,
+    std::size_t num_threads) {
+  CheckBatch(log_probs, lengths, options_);
+  if (fusion_ && !log_probs.empty()) CheckVocabulary(*fusion_, log_probs[0].columns());
   std::vector<std::vector<Hypothesis>> results(log_probs.size());
-  std::vector<std::unique_ptr<Worker>> workers(std::max(num_threads, std::size_t{1}));
+  // Those of a call that fails are dropped, in whatever state they are.
+  std::vector<std::unique_ptr<Worker>> workers(log_probs.size());
   ParallelFor(log_probs.size(), num_threads, [&](std::size_t w, std::size_t i) {
     const CtcLogProbs utterance =
         lengths.empty() ? log_probs[i] : log_probs[i].First(static_cast<std::size_t>(lengths[i]));
     const std::string name = "utterance " + std::to_string(i) + ", ";
     CheckIds(utterance, name);
-    if (!workers[w]) workers[w] = std::make_unique<Worker>(options, fusion);
+    if (!workers[w]) workers[w] = TakeWorker();
     CtcPrefixBeamSearch& search = workers[w]->search;
     CtcAligner& aligner = workers[w]->aligner;
+    workers[w]->most_frames = std::max(workers[w]->most_frames, utterance.rows());
     search.Start();
     if (const auto frame = search.Feed(utterance)) {
       RowBuffer buffer;
       RefuseRow(utterance.Row(*frame, &buffer), name + "frame " + std::to_string(*frame));
     }
-    if (options.check_sums) CheckSums(utterance, name, 0);
+    if (options_.check_sums) CheckSums(utterance, name, 0);
     std::vector<Hypothesis> hypotheses = search.Results();
-    aligner.Start(utterance, options.blank_id, search.row_maxima());
+    aligner.Start(utterance, options_.blank_id, search.row_maxima());
     aligner.Align(&hypotheses);
     results[i] = std::move(hypotheses);
   });
+  for (std::unique_ptr<Worker>& worker : workers) KeepWorker(std::move(worker));
   return results;
 }
 

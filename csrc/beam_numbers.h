@@ -71,11 +71,11 @@ inline double LogBelow(double x) noexcept {
   return static_cast<double>(bits - kOne) * kLn2OverTwoTo52;
 }
 
-// A float below `value` by at least `margin` and a millionth, the lowest finite one where none is.
-inline float FloatBelow(double value, double margin) noexcept {
+// A float below `value` by at least a millionth, the lowest finite one where none is.
+inline float FloatBelow(double value) noexcept {
   constexpr double kMost = std::numeric_limits<float>::max();
   // A float is within 2^-24 of a double that it stands for.
-  const double below = value - margin - 1e-6 * (1.0 + std::fabs(value));
+  const double below = value - 1e-6 * (1.0 + std::fabs(value));
   if (!(below > -kMost)) return std::numeric_limits<float>::lowest();
   return static_cast<float>(std::min(below, kMost));
 }

@@ -106,31 +106,30 @@ py::list ToList(std::vector<Hypothesis> hypotheses) {
   return list;
 }
 
-py::list DecodeUtterances(const std::vector<CtcLogProbs>& batch, const IdArray& lengths,
-                          const CtcBeamOptions& options, std::size_t num_threads,
-                          const std::shared_ptr<FusionModel>& fusion) {
+py::list DecodeUtterances(CtcBatchDecoder* decoder, const std::vector<CtcLogProbs>& batch,
+                          const IdArray& lengths, std::size_t num_threads) {
   CheckDimensions(lengths, 1, "lengths", "[batch]");
   const Span<const std::int64_t> length_view(lengths.data(),
                                              static_cast<std::size_t>(lengths.size()));
   std::vector<std::vector<Hypothesis>> results;
   {
     const py::gil_scoped_release release;
-    results = DecodeBatch(batch, length_view, options, fusion, num_threads);
+    results = decoder->Decode(batch, length_view, num_threads);
   }
   py::list list;
   for (std::vector<Hypothesis>& hypotheses : results) list.append(ToList(std::move(hypotheses)));
   return list;
 }
 
-py::list Decode(const py::array& log_probs, const IdArray& lengths, const CtcBeamOptions& options,
-                std::size_t num_threads, const std::shared_ptr<FusionModel>& fusion) {
-  return DecodeUtterances(AsBatch(log_probs), lengths, options, num_threads, fusion);
+py::list Decode(CtcBatchDecoder* decoder, const py::array& log_probs, const IdArray& lengths,
+                std::size_t num_threads) {
+  return DecodeUtterances(decoder, AsBatch(log_probs), lengths, num_threads);
 }
 
 // ids and log_probs [batch, time, k], blanks [batch, time].
-py::list DecodeTopK(const TokenArray& ids, const FloatArray& log_probs, const FloatArray& blanks,
-                    std::size_t vocab, const IdArray& lengths, const CtcBeamOptions& options,
-                    std::size_t num_threads, const std::shared_ptr<FusionModel>& fusion) {
+py::list DecodeTopK(CtcBatchDecoder* decoder, const TokenArray& ids, const FloatArray& log_probs,
+                    const FloatArray& blanks, std::size_t vocab, const IdArray& lengths,
+                    std::size_t num_threads) {
   CheckDimensions(ids, 3, "token_ids", "[batch, time, k]");
   CheckDimensions(log_probs, 3, "log_probs", "[batch, time, k]");
   CheckDimensions(blanks, 2, "blank_log_probs", "[batch, time]");
@@ -141,8 +140,9 @@ py::list DecodeTopK(const TokenArray& ids, const FloatArray& log_probs, const Fl
           "token_ids, log_probs and blank_log_probs differ in batch, time or k");
     }
   }
-  if (options.blank_id < 0 || static_cast<std::size_t>(options.blank_id) >= vocab) {
-    throw std::invalid_argument("blank_id is " + std::to_string(options.blank_id) +
+  const std::int64_t blank_id = decoder->options().blank_id;
+  if (blank_id < 0 || static_cast<std::size_t>(blank_id) >= vocab) {
+    throw std::invalid_argument("blank_id is " + std::to_string(blank_id) +
                                 ", but the vocabulary has " + std::to_string(vocab) + " tokens");
   }
   const std::size_t time = static_cast<std::size_t>(ids.shape(1));
@@ -151,9 +151,9 @@ py::list DecodeTopK(const TokenArray& ids, const FloatArray& log_probs, const Fl
   for (std::size_t i = 0; i < static_cast<std::size_t>(ids.shape(0)); ++i) {
     batch.push_back(CtcLogProbs::TopK(ids.data() + i * time * k, log_probs.data() + i * time * k,
                                       blanks.data() + i * time, time, k, vocab,
-                                      static_cast<std::int32_t>(options.blank_id)));
+                                      static_cast<std::int32_t>(blank_id)));
   }
-  return DecodeUtterances(batch, lengths, options, num_threads, fusion);
+  return DecodeUtterances(decoder, batch, lengths, num_threads);
 }
 
 Hypothesis Align(const py::array& log_probs, TokenIds token_ids, std::int64_t blank_id) {
@@ -331,10 +331,22 @@ void BindFusion(py::module_& module) {
            py::arg("options"));
 }
 
+void BindBatchDecoder(py::module_& module) {
+  py::class_<CtcBatchDecoder>(module, "CtcBatchDecoder")
+      .def(py::init([](const CtcBeamOptions& options, std::shared_ptr<FusionModel> fusion) {
+             return std::make_unique<CtcBatchDecoder>(options, std::move(fusion));
+           }),
+           py::arg("options"), py::arg("fusion") = nullptr)
+      .def("decode", &Decode, py::arg("log_probs"), py::arg("lengths"), py::arg("num_threads"))
+      .def("decode_top_k", &DecodeTopK, py::arg("token_ids"), py::arg("log_probs"),
+           py::arg("blank_log_probs"), py::arg("vocab_size"), py::arg("lengths"),
+           py::arg("num_threads"));
+}
+
 }  // namespace
 
 // Free-threaded Python may run it without the GIL: what changes after it was made has a lock of its
-// own (CtcStream, FusionModel), is locked here, or is one thread's (NgramBuilder).
+// own (CtcBatchDecoder, CtcStream, FusionModel), is locked here, or is one thread's (NgramBuilder).
 PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.doc() = "The compiled decoder behind voxformer.decoding.";
   BindHypothesis(module);
@@ -342,11 +354,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   BindLanguageModel(module);
   BindFusion(module);
   BindAttentionBeamSearch(module);
-  module.def("decode", &Decode, py::arg("log_probs"), py::arg("lengths"), py::arg("options"),
-             py::arg("num_threads"), py::arg("fusion") = nullptr);
-  module.def("decode_top_k", &DecodeTopK, py::arg("token_ids"), py::arg("log_probs"),
-             py::arg("blank_log_probs"), py::arg("vocab_size"), py::arg("lengths"),
-             py::arg("options"), py::arg("num_threads"), py::arg("fusion") = nullptr);
+  BindBatchDecoder(module);
   module.def("token_log_probs", &GatherTokenLogProbs, py::arg("token_ids"), py::arg("logits"),
              py::arg("end_id"));
   module.def("align", &Align, py::arg("log_probs"), py::arg("token_ids"), py::arg("blank_id"));

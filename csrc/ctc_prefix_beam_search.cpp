@@ -15,13 +15,20 @@ namespace voxformer {
 namespace {
 
 // Limits of what is computed with probabilities, see beam_numbers.h.
-constexpr double kMostOfAFaintToken = 1e-21;  // more than e^(kLargestBonus - kLargestLogProb)
 constexpr double kLowestMass = 1e-20;
 constexpr double kHighestMass = 1e20;
 // Frames before probabilities are tried again: the change costs as much as a frame.
 constexpr int kFramesInLogarithms = 16;
 // Where no more tokens pass, a better bound costs more than it saves.
 constexpr std::size_t kFewTokens = 6;
+
+// Whether `token` is one of `boosted`, which are in ascending order.
+bool Holds(Span<const BoostedToken> boosted, std::int32_t token) noexcept {
+  const auto found =
+      std::lower_bound(boosted.begin(), boosted.end(), token,
+                       [](const BoostedToken& a, std::int32_t id) { return a.token < id; });
+  return found != boosted.end() && found->token == token;
+}
 
 }  // namespace
 
@@ -193,15 +200,25 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
   return true;
 }
 
-// At most the least log-prob that takes a prefix to the mass `floor`: what passes is weighed again.
+// At most the least log-prob that takes a prefix of this mass to `floor` with the most that a token
+// earns without hotwords: what passes is weighed again.
+template <class Numbers>
+double CtcPrefixBeamSearch::NeededLogProb(double mass, double floor) const noexcept {
+  if (!(floor > Numbers::kZero)) return kLogZero;
+  // This adds in another order than the masses that it stands for are made; ties must pass.
+  if constexpr (Numbers::kLogarithms) {
+    return floor - mass - largest_gain_ - 1e-9 * (std::fabs(floor) + std::fabs(mass));
+  } else {
+    const double ratio = floor / mass;
+    if (ratio < std::numeric_limits<double>::min()) return kLogZero;
+    return LogBelow(ratio) - largest_gain_ - 1e-9;
+  }
+}
+
+// The same for any prefix of the beam.
 template <class Numbers>
 float CtcPrefixBeamSearch::Threshold(double floor) const noexcept {
-  if (!(floor > Numbers::kZero)) return std::numeric_limits<float>::lowest();
-  const double needed =
-      (Numbers::kLogarithms ? floor - best_ : LogBelow(floor / best_)) - largest_gain_;
-  // This adds in another order than the masses that it stands for are made; ties must pass.
-  const double scale = Numbers::kLogarithms ? std::fabs(floor) + std::fabs(best_) : 1.0;
-  return FloatBelow(needed, 1e-9 * scale);
+  return FloatBelow(NeededLogProb<Numbers>(best_, floor));
 }
 
 // What lies below this is too far below `best` to stay in the beam.
@@ -360,55 +377,49 @@ bool CtcPrefixBeamSearch::Collect(Span<const float> row, double floor) {
                                         : Factor(largest_gain_) * (1.0 + 1e-9);
   }
   for (std::size_t i = 0; i < beam_.size; ++i) {
-    const Span<const std::int32_t> boosted =
-        scorer_ ? scorer_->BoostedTokens(beam_.node[i]) : Span<const std::int32_t>();
+    const Span<const BoostedToken> boosted =
+        scorer_ ? scorer_->BoostedTokens(beam_.node[i]) : Span<const BoostedToken>();
     for (std::size_t k = 0; k < passed_.size(); ++k) {
       // The most that this token or any after it can have.
       const double most = Numbers::Times(Numbers::Times(beam_.total[i], weights[k]), largest_gain);
       if (most < floor) break;
-      if (std::binary_search(boosted.begin(), boosted.end(), passed_[k].token)) continue;
-      if (!Extend<Numbers>(i, passed_[k].token, weights[k], &floor)) return false;
+      const std::int32_t token = passed_[k].token;
+      if (Holds(boosted, token)) continue;
+      const double log_gain = log_gain_ + (scorer_ ? scorer_->Gain(beam_.node[i], token) : 0.0);
+      if (!Extend<Numbers>(i, token, weights[k], log_gain, &floor)) return false;
     }
-    for (const std::int32_t token : boosted) {
+    if (boosted.empty() || !(beam_.total[i] > Numbers::kZero)) continue;
+    const double needed = NeededLogProb<Numbers>(beam_.total[i], floor);
+    for (const BoostedToken& candidate : boosted) {
+      const std::int32_t token = candidate.token;
       if (static_cast<std::size_t>(token) >= row.size() || token == options_.blank_id) continue;
       const float log_prob = row[static_cast<std::size_t>(token)];
       if (log_prob == -std::numeric_limits<float>::infinity() || log_prob < least_log_prob_) {
         continue;
       }
       double weight = static_cast<double>(log_prob);
+      if (weight + candidate.gain < needed) continue;
       if constexpr (!Numbers::kLogarithms) {
-        if (weight > kLargestLogProb) return false;
-        if (weight < -kLargestLogProb) {
-          // The constant allows for no larger gain.
-          if (beam_.total[i] * kMostOfAFaintToken < floor &&
-              log_gain_ + scorer_->Gain(beam_.node[i], token) <= kLargestBonus) {
-            continue;
-          }
-          return false;
-        }
+        if (std::fabs(weight) > kLargestLogProb) return false;
         weight = FastExp(weight);
       }
-      if (!Extend<Numbers>(i, token, weight, &floor)) return false;
+      const double log_gain = log_gain_ + scorer_->Gain(beam_.node[i], candidate);
+      if (!Extend<Numbers>(i, token, weight, log_gain, &floor)) return false;
     }
   }
   return true;
 }
 
-// Offers prefix `place` followed by `token`. Returns false where `Numbers` cannot hold it.
+// Offers prefix `place` followed by `token`, which earns `log_gain`. Returns false where `Numbers`
+// cannot hold it.
 template <class Numbers>
 bool CtcPrefixBeamSearch::Extend(std::size_t place, std::int32_t token, double weight,
-                                 double* floor) {
+                                 double log_gain, double* floor) {
   const double before = token == beam_.last[place] ? beam_.blank[place] : beam_.total[place];
-  double log_gain = log_gain_;
-  double gain = Numbers::kLogarithms ? log_gain_ : gain_;
-  if (scorer_) {
-    log_gain += scorer_->Gain(beam_.node[place], token);
-    if constexpr (Numbers::kLogarithms) {
-      gain = log_gain;
-    } else {
-      if (log_gain > kLargestBonus) return false;
-      gain = Factor(log_gain);
-    }
+  double gain = log_gain;
+  if constexpr (!Numbers::kLogarithms) {
+    if (log_gain > kLargestBonus) return false;
+    gain = scorer_ ? Factor(log_gain) : gain_;
   }
   // Multiplied in Stay()'s order, so that equal masses are equal bits.
   const double mass = Numbers::Times(Numbers::Times(before, weight), gain);

@@ -92,6 +92,8 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   bool Advance(Span<const float> row, bool* sound);
   template <class Numbers>
+  double NeededLogProb(double mass, double floor) const noexcept;
+  template <class Numbers>
   float Threshold(double floor) const noexcept;
   template <class Numbers>
   double Cut(double best) const noexcept;
@@ -105,7 +107,8 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   bool Collect(Span<const float> row, double floor);
   template <class Numbers>
-  bool Extend(std::size_t place, std::int32_t token, double weight, double* floor);
+  bool Extend(std::size_t place, std::int32_t token, double weight, double log_gain,
+              double* floor);
   template <class Numbers>
   void Adopt();
   void SortPassed(Span<const float> row, std::size_t count);

@@ -16,9 +16,9 @@
 
 namespace voxformer {
 
-// However the frames are cut, Partial() is what DecodeBatch() returns for all of them at once. The
-// frames are kept, for the times of the tokens: 4 bytes for each frame and token of the vocabulary.
-// May be used from several threads, one after the other.
+// However the frames are cut, Partial() is what CtcBatchDecoder returns for all of them at once.
+// The frames are kept, for the times of the tokens: 4 bytes for each frame and token of the
+// vocabulary. May be used from several threads, one after the other.
 class CtcStream {
  public:
   explicit CtcStream(const CtcBeamOptions& options,

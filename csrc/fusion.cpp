@@ -133,7 +133,7 @@ void FusionModel::AddHotwords(const std::vector<Hotword>& hotwords) {
       if (!tokens_[id].symbols.empty()) boostable_.push_back(static_cast<std::int32_t>(id));
     }
   }
-  boosted_ = std::vector<std::atomic<const std::vector<std::int32_t>*>>(hotwords_->size());
+  boosted_ = std::vector<std::atomic<const std::vector<BoostedToken>*>>(hotwords_->size());
 }
 
 FusionModel::HotwordState FusionModel::Follow(HotwordState state, std::int32_t token,
@@ -160,14 +160,15 @@ double FusionModel::HotwordGain(HotwordState state, std::int32_t token) const no
   return completed + hotwords_->Lent(next) - hotwords_->Lent(state);
 }
 
-const std::vector<std::int32_t>& FusionModel::BoostedAfter(HotwordState state) const {
-  std::atomic<const std::vector<std::int32_t>*>& slot = boosted_[static_cast<std::size_t>(state)];
+const std::vector<BoostedToken>& FusionModel::BoostedAfter(HotwordState state) const {
+  std::atomic<const std::vector<BoostedToken>*>& slot = boosted_[static_cast<std::size_t>(state)];
   if (const auto* known = slot.load(std::memory_order_acquire)) return *known;
   const std::lock_guard<std::mutex> lock(boosted_mutex_);
   if (const auto* known = slot.load(std::memory_order_relaxed)) return *known;
-  auto boosted = std::make_unique<std::vector<std::int32_t>>();
+  auto boosted = std::make_unique<std::vector<BoostedToken>>();
   for (const std::int32_t token : boostable_) {
-    if (HotwordGain(state, token) > 0.0) boosted->push_back(token);
+    const double gain = HotwordGain(state, token);
+    if (gain > 0.0) boosted->push_back({token, gain});
   }
   boosted_owner_.push_back(std::move(boosted));
   slot.store(boosted_owner_.back().get(), std::memory_order_release);
@@ -205,9 +206,14 @@ double PrefixScorer::Gain(Node node, std::int32_t token) {
   return gain;
 }
 
-Span<const std::int32_t> PrefixScorer::BoostedTokens(Node node) const {
+double PrefixScorer::Gain(Node node, const BoostedToken& boosted) {
+  const Step step = StepTo(&At(node), boosted.token);
+  return model_->options_.lm_weight * step.lm_score + step.bonus_score + boosted.gain;
+}
+
+Span<const BoostedToken> PrefixScorer::BoostedTokens(Node node) const {
   if (!model_->hotwords_) return {};
-  const std::vector<std::int32_t>& boosted = model_->BoostedAfter(At(node).hotword);
+  const std::vector<BoostedToken>& boosted = model_->BoostedAfter(At(node).hotword);
   return {boosted.data(), boosted.size()};
 }
 

@@ -36,6 +36,12 @@ struct Hotword {
   double boost;
 };
 
+// A token and what hotwords give for it, above 0.
+struct BoostedToken {
+  std::int32_t token;
+  double gain;
+};
+
 // The models and their options, which the searches of all threads share.
 //
 // A word begins with a token that begins with a space (or SentencePiece's mark for one) and is
@@ -73,7 +79,7 @@ class FusionModel {
   // The state after `token`, and in `completed` what the phrases that it completes add.
   HotwordState Follow(HotwordState state, std::int32_t token, double* completed) const noexcept;
   double HotwordGain(HotwordState state, std::int32_t token) const noexcept;
-  const std::vector<std::int32_t>& BoostedAfter(HotwordState state) const;
+  const std::vector<BoostedToken>& BoostedAfter(HotwordState state) const;
 
   FusionOptions options_;
   std::shared_ptr<const NgramModel> language_model_;
@@ -83,8 +89,8 @@ class FusionModel {
   std::optional<HotwordAutomaton> hotwords_;
   std::vector<std::int32_t> boostable_;  // the tokens that can be part of a hotword
   // By state, made when a search first comes there and kept for all that follow.
-  mutable std::vector<std::atomic<const std::vector<std::int32_t>*>> boosted_;
-  mutable std::vector<std::unique_ptr<const std::vector<std::int32_t>>> boosted_owner_;
+  mutable std::vector<std::atomic<const std::vector<BoostedToken>*>> boosted_;
+  mutable std::vector<std::unique_ptr<const std::vector<BoostedToken>>> boosted_owner_;
   mutable std::mutex boosted_mutex_;
 };
 
@@ -103,6 +109,8 @@ class PrefixScorer {
 
   // What `node`'s prefix earns when `token` follows it.
   double Gain(Node node, std::int32_t token);
+  // The same where the hotwords' part is known.
+  double Gain(Node node, const BoostedToken& boosted);
 
   // No token but those of BoostedTokens() earns more.
   double largest_gain() const noexcept { return largest_gain_; }
@@ -110,7 +118,7 @@ class PrefixScorer {
   bool has_hotwords() const noexcept { return model_->has_hotwords(); }
 
   // The tokens that hotwords give something after `node`'s prefix, in ascending order.
-  Span<const std::int32_t> BoostedTokens(Node node) const;
+  Span<const BoostedToken> BoostedTokens(Node node) const;
 
   // Makes `child`, which is new, known: `token` after `parent`'s prefix.
   void Enter(Node child, Node parent, std::int32_t token);

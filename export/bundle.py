@@ -36,6 +36,7 @@ from .engines import add_engines, load_target
 from .errors import ExportRefused
 from .onnx_export import OPSET, Exporter, export_graphs
 from .precision import PRECISIONS, Precision
+from .top_k import check_k, keep_best
 
 GATE_UTTERANCES = 200
 """Utterances of a manifest that the gate recognises, spread evenly over it."""
@@ -73,6 +74,7 @@ def export_bundle(
     manifest: str | Path | None = None,
     *,
     precision: Precision = "fp32",
+    ctc_topk: int | None = None,
     targets: Sequence[str] = (),
     force: bool = False,
     max_tokens_per_second: float | None = None,
@@ -90,10 +92,12 @@ def export_bundle(
         manifest: speech for the gate's comparison of error rates, and the WER in bundle.json.
         precision: of weights and arithmetic: `fp32`, `fp16` (with fp32 islands) or `int8`
             (calibrated on the manifest).
+        ctc_topk: encoder.onnx gives ids and log-probs of so many tokens of a frame, and the
+            blank's, in place of the whole CTC matrix; None for the matrix.
         targets: names of devices to build TensorRT engines for, from fp32 graphs: `rtx4090`, `h100`
             or `local`; where one cannot be built for here, a build kit is written.
         force: write what the gate refuses, with its failure in bundle.json, of which the runtime
-            warns.
+            warns; int8 then keeps no matrix in fp32.
         max_tokens_per_second: measured on the training data; the config's own value goes first.
         provenance: of the weights.
         exporter: see `export_graphs`.
@@ -119,6 +123,7 @@ def export_bundle(
             f"{len(tokens)} tokens for a model with {config.model.vocab_size} pieces: it needs "
             f"{config.model.vocab_size + 2}, <blank> and <sos/eos> among them"
         )
+    check_k(ctc_topk, len(tokens) - 1)
     _check_target(out)
     utterances = _gate_utterances(manifest)
     options = _decoding_defaults(config, max_tokens_per_second)
@@ -134,9 +139,15 @@ def export_bundle(
         verdict = judge.verdict(exported, "fp32")
         engines: dict[str, Any] = {}
         if verdict.failure is None and wanted:
-            engines = add_engines(folder, folder, wanted, judge, say)
+            engines = add_engines(folder, folder, wanted, judge, say, ctc_topk)
         if verdict.failure is None and precision != "fp32":
-            verdict = convert(folder, judge, precision, say)
+            verdict = convert(folder, judge, precision, say, force)
+        if ctc_topk is not None:
+            say(f"keeping the best {ctc_topk} tokens of a frame, and comparing again")
+            keep_best(folder / GRAPH_NAMES[0], ctc_topk, vocabulary.blank_id)
+            if verdict.failure is None:
+                shortened = OnnxEngine(folder, config.model.sample_rate, FRAME_SHIFT_S)
+                verdict = judge.verdict(shortened, precision, verdict.parity)
         parity = verdict.parity
         if verdict.failure is not None:
             if not force:
@@ -161,6 +172,7 @@ def export_bundle(
             "decoding": options.to_json(),
             "modes": list(modes),
             "precision": precision,
+            "ctc_topk": ctc_topk,
             "opset": OPSET,
             "engines": engines,
             "files": {

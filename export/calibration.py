@@ -48,6 +48,9 @@ class _RecordingSession:
     def get_inputs(self) -> Any:
         return self._session.get_inputs()
 
+    def get_outputs(self) -> Any:
+        return self._session.get_outputs()
+
 
 @dataclass(frozen=True)
 class Calibration:

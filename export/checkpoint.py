@@ -20,6 +20,7 @@ def export_checkpoint(
     manifest: str | Path | None = None,
     *,
     precision: Precision = "fp32",
+    ctc_topk: int | None = None,
     targets: Sequence[str] = (),
     force: bool = False,
     exporter: Exporter = "dynamo",
@@ -32,6 +33,7 @@ def export_checkpoint(
         out: the bundle's directory; default `bundles/<name of the run>`, with `-fp16` or `-int8`.
         manifest: speech for the gate; default the run's `data.valid_manifest`, if it has one.
         precision: see `export_bundle`.
+        ctc_topk: see `export_bundle`.
         targets: see `export_bundle`.
         force: see `export_bundle`.
         exporter: see `export_graphs`.
@@ -58,6 +60,7 @@ def export_checkpoint(
         out,
         manifest,
         precision=precision,
+        ctc_topk=ctc_topk,
         targets=targets,
         force=force,
         max_tokens_per_second=loaded.metadata["max_tokens_per_second"],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import onnx
 from voxformer.data import Utterance
 from voxformer.evaluation import Evaluation
 from voxformer.runtime.bundle import GRAPH_NAMES
+from voxformer.runtime.engine import Engine
 from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.options import DecodingOptions, Mode, Vocabulary
 from voxformer.runtime.torch_engine import TorchEngine
@@ -23,7 +25,15 @@ from .departure import Departure, first_departure
 from .errors import ExportRefused
 from .half import LARGEST, half_values, to_half
 from .int8 import by_sensitivity, matrices, to_int8
-from .parity import OUTPUTS, Case, case_differences, cases, check_wer, compare_numbers
+from .parity import (
+    OUTPUTS,
+    Case,
+    case_differences,
+    cases,
+    compare_numbers,
+    compare_wer,
+    recognise,
+)
 from .precision import LIMITS, Precision
 
 KEPT_SHARES = (0.0, 0.1, 0.25, 0.5)
@@ -53,24 +63,33 @@ class Judge:
     modes: Sequence[Mode]
     utterances: Sequence[Utterance]
 
-    def verdict(self, exported: OnnxEngine, precision: Precision) -> Verdict:
-        """What the gate has to say of exported graphs."""
+    def verdict(
+        self, exported: OnnxEngine, precision: Precision, earlier: Mapping[str, Any] | None = None
+    ) -> Verdict:
+        """What the gate has to say of exported graphs.
+
+        Args:
+            exported: the graphs.
+            precision: whose limits count.
+            earlier: of a verdict on graphs that these were made from; what is not measured again
+                stays in the new one's `parity`.
+        """
         limits = LIMITS[precision]
         numbers = compare_numbers(self.reference, exported, limits)
-        parity = numbers.to_json(limits, self.reference.sample_rate)
+        parity = {**(earlier or {}), **numbers.to_json(limits, self.reference.sample_rate)}
         if numbers.failure is not None or not self.utterances:
             return Verdict(parity, None, numbers.failure, numbers.failed)
-        evaluation, parity["wer"], failure = check_wer(
-            self.reference,
-            exported,
-            self.vocabulary,
-            self.utterances,
-            self.options,
-            self.modes,
-            limits,
-        )
+        evaluation = self._heard_by(exported)
+        parity["wer"], failure = compare_wer(self._expected, evaluation, limits)
         parity["wer_tolerance"] = limits.wer
         return Verdict(parity, evaluation, failure, None)
+
+    @cached_property
+    def _expected(self) -> Evaluation:
+        return self._heard_by(self.reference)
+
+    def _heard_by(self, engine: Engine) -> Evaluation:
+        return recognise(engine, self.vocabulary, self.utterances, self.options, self.modes)
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,9 @@ class Verdict:
     failed: tuple[Case, str] | None
 
 
-def convert(folder: Path, judge: Judge, precision: Precision, say: Say) -> Verdict:
+def convert(
+    folder: Path, judge: Judge, precision: Precision, say: Say, force: bool = False
+) -> Verdict:
     """Replace the fp32 graphs of a folder, and say what the gate says of the new ones.
 
     int8 leaves a larger share of matrices in fp32 until the gate is content.
@@ -98,6 +119,7 @@ def convert(folder: Path, judge: Judge, precision: Precision, say: Say) -> Verdi
         judge: the gate.
         precision: `fp16` or `int8`.
         say: called with a line for each step.
+        force: what the gate refuses is written, so that int8 keeps nothing in fp32.
 
     Raises:
         ExportRefused: int8 has no speech to be calibrated on.
@@ -122,7 +144,8 @@ def convert(folder: Path, judge: Judge, precision: Precision, say: Say) -> Verdi
             return _convert_fp16(originals, folder, judge, calibration, say)
         if calibration is None:
             raise ExportRefused("int8 is calibrated on real speech; name some with --manifest")
-        return _convert_int8(originals, folder, judge, calibration, say)
+        shares = KEPT_SHARES[:1] if force else KEPT_SHARES
+        return _convert_int8(originals, folder, judge, calibration, shares, say)
 
 
 def _convert_fp16(
@@ -140,10 +163,15 @@ def _convert_fp16(
 
 
 def _convert_int8(
-    originals: Path, folder: Path, judge: Judge, calibration: Calibration, say: Say
+    originals: Path,
+    folder: Path,
+    judge: Judge,
+    calibration: Calibration,
+    shares: Sequence[float],
+    say: Say,
 ) -> Verdict:
     ranked: dict[str, list[str]] = {}
-    for share in KEPT_SHARES:
+    for share in shares:
         kept: dict[str, list[str]] = {}
         for name, output in zip(GRAPH_NAMES, OUTPUTS, strict=True):
             model = onnx.load(originals / name)

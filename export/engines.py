@@ -27,6 +27,7 @@ from voxformer.runtime.trt_build import (
 from .convert import Judge, Say, convert
 from .errors import ExportRefused
 from .precision import Precision
+from .top_k import keep_best
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,7 +72,12 @@ def load_target(name: str) -> Target:
 
 
 def add_engines(
-    graphs: Path, bundle: Path, targets: Sequence[Target], judge: Judge, say: Say
+    graphs: Path,
+    bundle: Path,
+    targets: Sequence[Target],
+    judge: Judge,
+    say: Say,
+    ctc_topk: int | None = None,
 ) -> dict[str, Any]:
     """Build each target's engines, or write its kit, into a bundle.
 
@@ -81,6 +87,7 @@ def add_engines(
         targets: to build for.
         judge: the gate, for graphs of other precisions.
         say: called with a line for each step.
+        ctc_topk: tokens of a frame that leave the encoder; all where None.
 
     Returns:
         For bundle.json: what each folder holds.
@@ -97,6 +104,8 @@ def add_engines(
                 for name in GRAPH_NAMES:
                     shutil.copyfile(graphs / name, folder / name)
                 measured = _of_precision(folder, precision, judge, say)
+                if ctc_topk is not None:
+                    keep_best(folder / GRAPH_NAMES[0], ctc_topk, judge.vocabulary.blank_id)
                 _write_axes(folder)
                 out = bundle / ENGINES / f"{target.name}-{precision}"
                 sample_rate = judge.reference.sample_rate

@@ -1,30 +1,32 @@
 """int8 graphs: the matrices that multiply activations, per channel; all else stays fp32.
 
-Activations have one scale and zero point for a tensor, from their range on real speech; weights one
-for each output channel. Products of activations (attention) stay fp32, as do convolutions, which
-hold few of the weights.
+Activations have one scale and zero point for a tensor, from their range on real speech; weights
+one scale for each output channel. Scales that follow each batch's own range (dynamic quantisation)
+would let batch-mates change a result. Products of activations (attention) stay fp32, as do
+convolutions, which hold few of the weights.
+
+A matrix and its bias become one `MatMulIntegerToFloat` of ONNX Runtime, which is what its optimiser
+makes of QuantizeLinear and DequantizeLinear pairs, except that it leaves the bias out. Such a graph
+is for ONNX Runtime alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnxruntime.quantization import QuantType
+from onnx import helper, numpy_helper
 from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from .calibration import Feeds
 
-OPTIONS = {
-    # The product goes on in fp32, in the accumulator's precision.
-    "OpTypesToExcludeOutputQuantization": ["MatMul"],
-    "DedicatedQDQPair": False,
-    "WeightSymmetric": True,
-    "ActivationSymmetric": False,
-}
+DOMAIN = "com.microsoft"
+
+LEAST_SCALE = 1e-12
+"""Of what is zero throughout."""
 
 
 def matrices(model: onnx.ModelProto) -> list[str]:
@@ -38,7 +40,7 @@ def matrices(model: onnx.ModelProto) -> list[str]:
 
 
 def to_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str]) -> onnx.ModelProto:
-    """The graph with these nodes in int8, as QuantizeLinear and DequantizeLinear pairs.
+    """The graph with these nodes in int8.
 
     Args:
         model: fp32; it stays as it is.
@@ -49,22 +51,100 @@ def to_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str]) -
     copy.CopyFrom(model)
     if not nodes:
         return copy
-    quantizer = QDQQuantizer(
-        copy,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
-        tensors_range=ranges,
-        nodes_to_quantize=list(nodes),
-        nodes_to_exclude=[],
-        op_types_to_quantize=["MatMul"],
-        extra_options=dict(OPTIONS),
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    result: onnx.ModelProto = quantizer.model.model
-    return result
+    quantizer = _Quantizer(copy.graph, ranges)
+    chosen = set(nodes)
+    made: list[onnx.NodeProto] = []
+    for node in copy.graph.node:
+        if node.name in chosen:
+            made += quantizer.product(node)
+        elif node.output[0] not in quantizer.fused:
+            made.append(node)
+    del copy.graph.node[:]
+    copy.graph.node.extend(made)
+    _drop_unused(copy.graph)
+    del copy.graph.value_info[:]
+    copy.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return copy
+
+
+class _Quantizer:
+    """Adds to a graph what its products need; each activation and matrix once."""
+
+    def __init__(self, graph: onnx.GraphProto, ranges: TensorsData) -> None:
+        self.graph = graph
+        self.ranges = ranges
+        self.fused: set[str] = set()
+        """What biases were added to: outputs of additions that products have taken over."""
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        self._outputs = {output.name for output in graph.output}
+        self._done: set[str] = set()
+
+    def product(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The nodes that stand for a matrix product, and for the addition of its bias."""
+        activation, matrix = node.input
+        made = self._activation(activation)
+        self._matrix(matrix)
+        bias, output = self._bias(node.output[0], matrix)
+        parts = (".int8", ".scale", ".zero")
+        left, right = ([f"{name}{part}" for part in parts] for name in (activation, matrix))
+        inputs = [name for pair in zip(left, right, strict=True) for name in pair]
+        made.append(
+            helper.make_node(
+                "MatMulIntegerToFloat", [*inputs, *bias], [output], node.name, domain=DOMAIN
+            )
+        )
+        return made
+
+    def _activation(self, name: str) -> list[onnx.NodeProto]:
+        if name in self._done:
+            return []
+        self._done.add(name)
+        low, high = self.ranges[name].range_value
+        least, most = min(float(np.min(low)), 0.0), max(float(np.max(high)), 0.0)
+        scale = max((most - least) / 255, LEAST_SCALE)
+        zero = min(max(round(-least / scale), 0), 255)
+        self._add(f"{name}.scale", np.array(scale, dtype=np.float32))
+        self._add(f"{name}.zero", np.array(zero, dtype=np.uint8))
+        inputs = [name, f"{name}.scale", f"{name}.zero"]
+        return [helper.make_node("QuantizeLinear", inputs, [f"{name}.int8"], f"{name}.quantize")]
+
+    def _matrix(self, name: str) -> None:
+        if name in self._done:
+            return
+        self._done.add(name)
+        values = numpy_helper.to_array(self._weights[name])
+        scales = np.maximum(np.abs(values).max(axis=0) / 127, LEAST_SCALE).astype(np.float32)
+        self._add(f"{name}.int8", np.clip(np.rint(values / scales), -127, 127).astype(np.int8))
+        self._add(f"{name}.scale", scales)
+        self._add(f"{name}.zero", np.zeros(len(scales), dtype=np.int8))
+
+    def _bias(self, output: str, matrix: str) -> tuple[list[str], str]:
+        """The bias that is added to a product and to nothing else, and what the sum is called."""
+        readers = self._readers.get(output, [])
+        if len(readers) != 1 or readers[0].op_type != "Add" or output in self._outputs:
+            return [], output
+        others = [name for name in readers[0].input if name != output]
+        channels = self._weights[matrix].dims[1]
+        if len(others) != 1 or others[0] not in self._weights:
+            return [], output
+        if list(self._weights[others[0]].dims) != [channels]:
+            return [], output
+        self.fused.add(readers[0].output[0])
+        return others, readers[0].output[0]
+
+    def _add(self, name: str, values: npt.NDArray[np.generic]) -> None:
+        self.graph.initializer.append(numpy_helper.from_array(values, name))
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def by_sensitivity(
@@ -90,7 +170,7 @@ def by_sensitivity(
 
 
 def _outputs(
-    model: onnx.ModelProto, feeds: Sequence[Feeds], output: str
+    model: onnx.ModelProto, feeds: Iterable[Feeds], output: str
 ) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -14,7 +14,7 @@ import numpy as np
 
 from voxformer.data import Utterance
 from voxformer.evaluation import Evaluation, evaluate
-from voxformer.runtime import DecodingOptions, Mode, Vocabulary, encode
+from voxformer.runtime import DecodingOptions, Mode, TopTokens, Vocabulary, encode
 from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray
 from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.torch_engine import TorchEngine
@@ -143,8 +143,12 @@ def case_differences(
             f"encoder lengths are {found.lengths.tolist()}, the model's {expected.lengths.tolist()}"
         )
     decoders = _decoder_outputs(reference, exported, expected, found, case, random)
-    outputs = {"log_probs": (expected.log_probs, found.log_probs), **decoders}
-    return {name: _difference(*both, limits) for name, both in outputs.items()}
+    if isinstance(found.ctc, TopTokens):
+        log_probs = _top_difference(expected.log_probs, found.ctc, limits)
+    else:
+        log_probs = _difference(expected.log_probs, found.ctc, limits)
+    differences = {name: _difference(*both, limits) for name, both in decoders.items()}
+    return {"log_probs": log_probs, **differences}
 
 
 def check_numbers(
@@ -161,36 +165,39 @@ def check_numbers(
     return numbers.to_json(limits, reference.sample_rate)
 
 
-def check_wer(
-    reference: Engine,
-    exported: Engine,
+def recognise(
+    engine: Engine,
     vocabulary: Vocabulary,
     utterances: Sequence[Utterance],
     options: DecodingOptions,
     trained: Sequence[Mode],
-    limits: Limits = LIMITS["fp32"],
-) -> tuple[Evaluation, dict[str, Any], str | None]:
-    """Compare word error rates on speech, in `WER_MODES` as far as they are trained.
+) -> Evaluation:
+    """What an engine makes of speech, in `WER_MODES` as far as they are trained."""
+    modes = [mode for mode in WER_MODES if mode in trained]
+    return evaluate(engine, vocabulary, utterances, modes, options)
+
+
+def compare_wer(
+    expected: Evaluation, found: Evaluation, limits: Limits = LIMITS["fp32"]
+) -> tuple[dict[str, Any], str | None]:
+    """Compare word error rates of the model and of its graphs on the same speech.
 
     Returns:
-        The exported graphs' evaluation, both error rates of each mode for bundle.json, and what is
-        wrong: a mode whose rates differ by more than the limit and by more than one word.
+        Both error rates of each mode for bundle.json, and what is wrong: a mode whose rates differ
+        by more than the limit and by more than one word.
     """
-    modes = [mode for mode in WER_MODES if mode in trained]
-    expected = evaluate(reference, vocabulary, utterances, modes, options)
-    found = evaluate(exported, vocabulary, utterances, modes, options)
     rates: dict[str, Any] = {}
     failure = None
-    for mode in modes:
-        left, right = expected.modes[mode], found.modes[mode]
+    for mode, left in expected.modes.items():
+        right = found.modes[mode]
         apart = abs(left.wer - right.wer) > limits.wer
         if apart and abs(left.words.errors - right.words.errors) > 1:
             failure = (
                 f"{mode}: WER of the exported graphs is {right.wer:.2%}, the model's "
-                f"{left.wer:.2%} on {len(utterances)} utterances"
+                f"{left.wer:.2%} on {len(left.utterances)} utterances"
             )
         rates[mode] = {"torch": left.wer, "onnxruntime": right.wer}
-    return found, rates, failure
+    return rates, failure
 
 
 def _decoder_outputs(
@@ -243,6 +250,40 @@ def _difference(expected: FloatArray, found: FloatArray, limits: Limits) -> floa
         least = np.log(limits.least_probability)
         differences[(expected < least) & (found < least)] = 0.0
     return float(differences.max(initial=0.0))
+
+
+def _top_difference(expected: FloatArray, found: TopTokens, limits: Limits) -> float:
+    """As `_difference`, of the best tokens of each frame; infinite where these cannot be they.
+
+    Tokens that are equally good, to the tolerance, may stand for one another: what counts is how
+    much better than the worst token of a frame one is that was left out.
+    """
+    batch, frames, outputs = expected.shape
+    k = found.token_ids.shape[2]
+    shapes = {found.token_ids.shape, found.log_probs.shape, (*found.blank_log_probs.shape, k)}
+    if shapes != {(batch, frames, k)}:
+        raise ExportRefused(
+            f"the best tokens have shape {found.token_ids.shape}, the model's log_probs "
+            f"{expected.shape}"
+        )
+    ids = found.token_ids.astype(np.int64)
+    ordered = np.sort(ids, axis=2)
+    if ids.size == 0:
+        return 0.0
+    if ordered.min() < 0 or ordered.max() >= outputs or (np.diff(ordered, axis=2) == 0).any():
+        return float("inf")
+    chosen = np.take_along_axis(expected, ids, axis=2)
+    best = -np.sort(-expected, axis=2)[:, :, :k]
+    return float(
+        np.max(
+            [
+                _difference(chosen, found.log_probs, limits),
+                # Two tokens change places when each is off by half of what lies between them.
+                _difference(best, -np.sort(-chosen, axis=2), limits) / 2,
+                _difference(expected[:, :, 0], found.blank_log_probs, limits),
+            ]
+        )
+    )
 
 
 def _waveforms(case: Case, sample_rate: int, random: np.random.Generator) -> FloatArray:

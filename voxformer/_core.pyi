@@ -77,6 +77,21 @@ class FusionModel:
         options: FusionOptions,
     ) -> None: ...
 
+class CtcBatchDecoder:
+    def __init__(self, options: CtcBeamOptions, fusion: FusionModel | None = None) -> None: ...
+    def decode(
+        self, log_probs: LogProbs, lengths: npt.NDArray[np.int64], num_threads: int
+    ) -> list[list[RawHypothesis]]: ...
+    def decode_top_k(
+        self,
+        token_ids: npt.NDArray[np.int32],
+        log_probs: npt.NDArray[np.float32],
+        blank_log_probs: npt.NDArray[np.float32],
+        vocab_size: int,
+        lengths: npt.NDArray[np.int64],
+        num_threads: int,
+    ) -> list[list[RawHypothesis]]: ...
+
 class CtcStream:
     def __init__(self, options: CtcBeamOptions, fusion: FusionModel | None = None) -> None: ...
     def feed(self, log_probs: LogProbs) -> None: ...
@@ -125,23 +140,6 @@ class NgramModel:
         self, words: Sequence[bytes], bos: bool, eos: bool
     ) -> list[tuple[float, int, bool]]: ...
 
-def decode(
-    log_probs: LogProbs,
-    lengths: npt.NDArray[np.int64],
-    options: CtcBeamOptions,
-    num_threads: int,
-    fusion: FusionModel | None = None,
-) -> list[list[RawHypothesis]]: ...
-def decode_top_k(
-    token_ids: npt.NDArray[np.int32],
-    log_probs: npt.NDArray[np.float32],
-    blank_log_probs: npt.NDArray[np.float32],
-    vocab_size: int,
-    lengths: npt.NDArray[np.int64],
-    options: CtcBeamOptions,
-    num_threads: int,
-    fusion: FusionModel | None = None,
-) -> list[list[RawHypothesis]]: ...
 def token_log_probs(
     token_ids: Sequence[Sequence[int]], logits: npt.NDArray[np.float32], end_id: int
 ) -> npt.NDArray[np.float32]: ...

@@ -115,7 +115,7 @@ void SearchIsReusableAcrossUtterances() {
 void ChunksDoNotChangeTheResult() {
   const std::vector<float> values = RandomLogProbs(3, 40, 7);
   const std::vector<Hypothesis> whole =
-      DecodeBatch({{values.data(), 40, 7}}, {}, Beam(5, 5), nullptr, 1)[0];
+      CtcBatchDecoder(Beam(5, 5)).Decode({{values.data(), 40, 7}}, {}, 1)[0];
   for (const std::size_t chunk : {1U, 3U, 40U}) {
     CtcStream stream(Beam(5, 5));
     for (std::size_t t = 0; t < 40; t += chunk) {
@@ -148,9 +148,10 @@ void ThreadsDoNotChangeTheResult(const std::shared_ptr<const FusionModel>& fusio
   std::vector<std::int64_t> lengths;
   for (std::size_t i = 0; i < kBatch; ++i) lengths.push_back(static_cast<std::int64_t>(2 * i));
   const std::vector<CtcLogProbs> batch = Batch(values, kBatch, kTime, kVocab);
-  const auto one = DecodeBatch(batch, lengths, Beam(8, 4), fusion, 1);
+  CtcBatchDecoder decoder(Beam(8, 4), fusion);
+  const auto one = decoder.Decode(batch, lengths, 1);
   for (const std::size_t threads : {2U, 4U, 32U}) {
-    const auto many = DecodeBatch(batch, lengths, Beam(8, 4), fusion, threads);
+    const auto many = decoder.Decode(batch, lengths, threads);
     CHECK(many.size() == one.size());
     for (std::size_t i = 0; i < kBatch; ++i) {
       CHECK(many[i].size() == one[i].size());
@@ -178,22 +179,23 @@ void ErrorsNameUtteranceAndFrameAndCrossThreads() {
   values[(3 * 5 + 2) * 4 + 1] = std::numeric_limits<float>::quiet_NaN();
   values[(5 * 5 + 0) * 4 + 0] = std::numeric_limits<float>::infinity();
   const std::vector<CtcLogProbs> batch = Batch(values, 6, 5, 4);
+  CtcBatchDecoder decoder(Beam(4, 1));
   for (int run = 0; run < 20; ++run) {
     const std::string message =
-        Message<std::invalid_argument>([&] { DecodeBatch(batch, {}, Beam(4, 1), nullptr, 3); });
+        Message<std::invalid_argument>([&] { decoder.Decode(batch, {}, 3); });
     CHECK(Contains(message, "utterance 3, frame 2"));
     CHECK(Contains(message, "NaN"));
+    CHECK(decoder.Decode({batch[0]}, {}, 1).size() == 1);
   }
   const std::vector<std::int64_t> lengths = {5, 5, 5, 2, 6, 0};
-  CHECK(Contains(
-      Message<std::invalid_argument>([&] { DecodeBatch(batch, lengths, Beam(4, 1), nullptr, 2); }),
-      "utterance 4"));
+  CHECK(Contains(Message<std::invalid_argument>([&] { decoder.Decode(batch, lengths, 2); }),
+                 "utterance 4"));
 }
 
 void ImpossibleFramesGiveOneEmptyHypothesis() {
   std::vector<float> values = RandomLogProbs(3, 4, 3);
   std::fill(values.begin() + 6, values.begin() + 9, -std::numeric_limits<float>::infinity());
-  const auto found = DecodeBatch({{values.data(), 4, 3}}, {}, Beam(4, 4), nullptr, 1);
+  const auto found = CtcBatchDecoder(Beam(4, 4)).Decode({{values.data(), 4, 3}}, {}, 1);
   CHECK(found[0].size() == 1);
   CHECK(found[0][0].token_ids.empty() && found[0][0].score == kLogZero);
   CHECK(found[0][0].timesteps.empty() && found[0][0].confidence == 0.0);

@@ -1,11 +1,15 @@
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -195,6 +199,59 @@ void ParallelForDoesAllAndReportsTheFirstFailure() {
   ParallelFor(0, 4, [](std::size_t, std::size_t) { CHECK(false); });
 }
 
+void WorkersOfACallHaveTheirOwnNumbers() {
+  for (int run = 0; run < 200; ++run) {
+    std::vector<std::atomic<int>> inside(4);
+    ParallelFor(40, inside.size(), [&](std::size_t worker, std::size_t) {
+      CHECK(++inside[worker] == 1);
+      --inside[worker];
+    });
+  }
+}
+
+void ParallelForMayBeCalledFromManyThreadsAndFromInside() {
+  std::vector<std::thread> callers;
+  std::atomic<int> done{0};
+  for (int caller = 0; caller < 6; ++caller) {
+    callers.emplace_back([&done] {
+      for (int run = 0; run < 50; ++run) {
+        ParallelFor(3, 3, [&done](std::size_t, std::size_t) {
+          ParallelFor(2, 2, [&done](std::size_t, std::size_t) { ++done; });
+        });
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(done == 6 * 50 * 3 * 2);
+}
+
+cpu_set_t Affinity() {
+  cpu_set_t cpus;
+  CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+  return cpus;
+}
+
+// Also where they slept and were woken somewhere else.
+void WorkersRunWhereTheirCallerMay() {
+  const cpu_set_t before = Affinity();
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (std::size_t cpu = 0; CPU_COUNT(&one) == 0; ++cpu) {
+    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
+  }
+  for (const cpu_set_t& cpus : {before, one, before}) {
+    CHECK(sched_setaffinity(0, sizeof cpus, &cpus) == 0);
+    for (int run = 0; run < 3; ++run) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      ParallelFor(6, 3, [&cpus](std::size_t, std::size_t) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        const cpu_set_t mine = Affinity();
+        CHECK(CPU_EQUAL(&mine, &cpus));
+      });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace voxformer
 
@@ -208,5 +265,8 @@ int main() {
   voxformer::PenaltiesFollowTheirDefinitions();
   voxformer::OptionsOutOfRangeAreNamed();
   voxformer::ParallelForDoesAllAndReportsTheFirstFailure();
+  voxformer::WorkersOfACallHaveTheirOwnNumbers();
+  voxformer::WorkersRunWhereTheirCallerMay();
+  voxformer::ParallelForMayBeCalledFromManyThreadsAndFromInside();
   return 0;
 }

@@ -84,17 +84,39 @@ def test_evaluation_becomes_a_row_for_each_mode(renderer, root):
     assert page(root).endswith("<!-- end -->\nThe rest.\n")
 
 
-def test_engines_of_rtf_are_rows_and_the_machine_is_named(renderer, root):
+def test_passes_of_rtf_are_rows_and_the_machine_is_named(renderer, root):
+    gpu = {"name": "Some GPU", "power_limit_w": 700.0, "driver": "580.1"}
+    row = {
+        "engine": "torch (cuda)",
+        "threads": 2,
+        "precision": "fp32",
+        "batch_size": 1,
+        "mode": "rescoring",
+        "wer": 0.05,
+        "rtfx": 123.44,
+        "rtfx_pipelined": 150.0,
+        "shares": {"encoder": 0.5, "search": 0.25, "rescoring": 0.2, "other": 0.05},
+        "latency_s": {"p50": 0.01, "p90": 0.02, "p99": 0.03},
+    }
     values = {
-        "machine": {"cpu": "Some CPU", "cores": 2},
+        "machine": {"cpu": "Some CPU", "cores": 2, "load_at_end": 0.25, "gpus": [gpu]},
         "versions": {"voxformer": "0.1.0", "torch": "2.13.0"},
         "commit": "abc",
-        "engines": [{"name": e, **evaluation(e)} for e in ("torch", "onnxruntime")],
+        "utterances": 7,
+        "audio_seconds": 21.4,
+        "rounds": 3,
+        "decoding": {"beam_size": 10, "n_best": 4},
+        "models": [{"random_weights": False}],
+        "passes": [row],
     }
     write(root, "rtf", rtf=values)
     assert renderer.main([], root) == 0
-    assert f"| torch, 2 threads | {CELLS} |\n| onnxruntime, 2 threads | {CELLS} |\n" in page(root)
-    assert "\nSome CPU, 2 cores; voxformer 0.1.0, torch 2.13.0, commit abc.\n" in page(root)
+    assert (
+        "| torch (cuda), 2 threads | fp32 | 1 | rescoring | 5.00% | 123.4 | 150.0 "
+        "| 50% / 25% / 20% / 5% | 10 / 20 / 30 |\n"
+    ) in page(root)
+    assert "7 utterances, 21 s; beam 10, n-best 4; medians of 3 rounds" in page(root)
+    assert "Some GPU, 700 W, driver 580.1. Some CPU, 2 cores; voxformer 0.1.0" in page(root)
 
 
 def test_results_of_the_quickstart_name_test_set_and_engine(renderer, root):

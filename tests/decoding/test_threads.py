@@ -1,5 +1,6 @@
 """What many Python threads do with the same objects, with the GIL or on a free-threaded Python."""
 
+import multiprocessing
 import sys
 import sysconfig
 import threading
@@ -57,6 +58,36 @@ def test_one_decoder_serves_all(num_threads):
     for batch, answers in zip(batches, found, strict=True):
         expected = alone.decode(batch)
         assert all(answer == expected for answer in answers)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own():
+    decoder = CtcBeamDecoder(None, BeamOptions(beam_size=8, n_best=8), num_threads=3)
+    batch = np.stack([log_probs_of(i) for i in range(6)])
+    expected = decoder.decode(batch)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=lambda: answers.put(decoder.decode(batch)))
+    child.start()
+    assert answers.get(timeout=60) == expected
+    child.join(60)
+    assert child.exitcode == 0
+    assert decoder.decode(batch) == expected
+
+
+def test_what_was_decoded_before_does_not_matter():
+    options = BeamOptions(beam_size=8, n_best=8)
+    decoder = CtcBeamDecoder(None, options, num_threads=2)
+    shapes = [(40, 12), (3, 300), (200, 7), (1, 12), (0, 5), (40, 12)]
+    for seed, (frames, vocab) in enumerate(shapes):
+        values = np.random.default_rng(seed).normal(size=(3, frames, vocab)) * 3.0
+        batch = log_softmax(values)
+        assert decoder.decode(batch) == CtcBeamDecoder(None, options, num_threads=1).decode(batch)
+        broken = batch.copy()
+        broken[1:2, -1:, 0] = np.nan
+        if frames:
+            with pytest.raises(ValueError, match="utterance 1"):
+                decoder.decode(broken)
 
 
 def test_threads_that_feed_and_read_one_stream_do_so_one_after_the_other():

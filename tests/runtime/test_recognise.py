@@ -193,14 +193,17 @@ def test_length_cap_is_at_least_one_and_at_most_frames(frames, duration, rate):
     durations=st.lists(st.floats(0, 100), max_size=30),
     size=st.integers(1, 8),
     seconds=st.none() | st.floats(1, 300),
+    padding=st.floats(0, 1),
 )
-def test_batches_hold_every_utterance_once_within_the_limits(durations, size, seconds):
-    batches = batches_by_duration(durations, size, seconds)
+def test_batches_hold_every_utterance_once_within_the_limits(durations, size, seconds, padding):
+    batches = batches_by_duration(durations, size, seconds, padding)
     assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(durations)))
     for batch in batches:
         assert 1 <= len(batch) <= size
         padded = max(durations[i] for i in batch) * len(batch)
         assert seconds is None or len(batch) == 1 or padded <= seconds
+        spoken = sum(durations[i] for i in batch)
+        assert len(batch) == 1 or padded - spoken <= padding * padded + 1e-9
 
 
 def test_unknown_mode_names_the_known_ones(engine, vocabulary, noise):

@@ -85,6 +85,24 @@ def test_only_the_first_process_writes_and_speaks(make_config: Maker, tmp_path: 
     assert steps == sorted(set(steps))
 
 
+def test_no_thread_of_the_connections_is_left_when_the_run_is_over(
+    make_config: Maker, tmp_path: Path
+) -> None:
+    """One that lets go of a tensor while the interpreter shuts down would abort the process."""
+    config = make_config("ctc", num_epochs=1)
+    assert processes.finish(processes.fork(2, train_and_list_threads, config, tmp_path)) == [0, 0]
+    for rank in range(2):
+        names = (tmp_path / f"{rank}.threads").read_text().split()
+        assert "pt_gloo_runloop" not in names, names
+
+
+def train_and_list_threads(rank: int, config: RunConfig, output: Path) -> None:
+    code = train(config, "run")
+    names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    (output / f"{rank}.threads").write_text("".join(names))
+    sys.exit(code)
+
+
 def test_a_run_goes_on_with_another_number_of_processes(make_config: Maker, tmp_path: Path) -> None:
     """At the same place of the epoch and of the schedules; with equal steps, to equal weights."""
     options = {"batch_size": 3, "num_epochs": 3, "save_interval": 2, "log_interval": 1}

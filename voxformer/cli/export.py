@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from voxformer.cli.numbers import whole
+
 EXAMPLE = "voxformer export --checkpoint checkpoints/an4/best.pt --manifest an4-valid.jsonl"
 
 
@@ -25,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fp32", "fp16", "int8"),
         default="fp32",
         help="of weights and arithmetic; int8 is calibrated on the manifest (default: fp32)",
+    )
+    parser.add_argument(
+        "--ctc-topk",
+        type=whole(1),
+        metavar="K",
+        help="let only the best K tokens of a frame and the blank leave the encoder, where moving "
+        "the whole CTC matrix off a device takes time",
     )
     parser.add_argument(
         "--force",
@@ -72,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         args.manifest,
         precision=args.precision,
+        ctc_topk=args.ctc_topk,
         targets=targets,
         force=args.force,
         exporter=args.exporter,

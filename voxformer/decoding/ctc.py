@@ -22,8 +22,8 @@ class CtcBeamDecoder:
 
     The search sums over alignments (Graves et al. 2006, section 3.2; Hannun et al. 2014,
     algorithm 1) in double precision and over the full vocabulary. It returns what a search without
-    any pruning but `beam_size` returns. A decoder holds no state between calls and may be used from
-    several threads.
+    any pruning but `beam_size` returns. A decoder keeps no state between calls, only the memory of
+    its searches, and may be used from several threads at once.
 
     Args:
         tokens: the vocabulary by token id, the path of a `tokens.txt`, or None to decode to ids.
@@ -65,6 +65,7 @@ class CtcBeamDecoder:
         self._lm_weight = 0.0 if language_model is None else self.fusion.lm_weight
         self._core_options = self.options.to_core()
         self._core_fusion = _fusion_model(self.tokens, language_model, hotwords or {}, self.fusion)
+        self._core_decoder = _core.CtcBatchDecoder(self._core_options, self._core_fusion)
 
     def decode(
         self, log_probs: npt.ArrayLike, lengths: npt.ArrayLike | None = None
@@ -90,9 +91,7 @@ class CtcBeamDecoder:
         """
         batch, frames = check_batch(log_probs, lengths)
         check_vocabulary(self.tokens, batch.shape[2])
-        results = _core.decode(
-            batch, frames, self._core_options, self.num_threads, self._core_fusion
-        )
+        results = self._core_decoder.decode(batch, frames, self.num_threads)
         return [[from_raw(raw, self._pieces) for raw in hypotheses] for hypotheses in results]
 
     def decode_top_k(
@@ -125,15 +124,13 @@ class CtcBeamDecoder:
                 raise ValueError("vocab_size is needed where the decoder has no tokens")
             vocab_size = len(self.tokens)
         check_vocabulary(self.tokens, vocab_size, "vocab_size is {}")
-        results = _core.decode_top_k(
+        results = self._core_decoder.decode_top_k(
             ids,
             np.ascontiguousarray(log_probs, dtype=np.float32),
             np.ascontiguousarray(blank_log_probs, dtype=np.float32),
             vocab_size,
             check_lengths(lengths, len(ids) if ids.ndim else 0),
-            self._core_options,
             self.num_threads,
-            self._core_fusion,
         )
         return [[from_raw(raw, self._pieces) for raw in hypotheses] for hypotheses in results]
 

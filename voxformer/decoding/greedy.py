@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import LogProbArray, check_batch, check_values, check_vocabulary
+from .arrays import check_batch, check_lengths, check_token_ids, check_values, check_vocabulary
 from .hypothesis import Hypothesis
 from .vocabulary import load_tokens, text_of
 
@@ -43,25 +44,86 @@ def ctc_greedy(
     num_utterances, num_frames, vocab = batch.shape
     if num_utterances and not 0 <= blank_id < vocab:
         raise ValueError(f"blank_id is {blank_id}, but log_probs has tokens 0 to {vocab - 1}")
-    if len(frames) == 0:
-        frames = np.full(num_utterances, num_frames, dtype=np.int64)
     hypotheses = []
-    for i in range(num_utterances):
-        if not 0 <= frames[i] <= num_frames:
-            raise ValueError(
-                f"utterance {i}: its length is {frames[i]}, but log_probs has {num_frames} frames"
-            )
-        utterance = batch[i, : frames[i]]
+    for i, length in enumerate(_whole_lengths(frames, num_utterances, num_frames)):
+        utterance = batch[i, :length]
         check_values(utterance, i)
-        hypotheses.append(_best_path(utterance, blank_id, vocabulary))
+        path = utterance.argmax(axis=1) if length else np.empty(0, dtype=np.int64)
+        best = utterance[np.arange(length), path]
+        hypotheses.append(_best_path(path, best, blank_id, vocabulary))
     return hypotheses
 
 
-def _best_path(log_probs: LogProbArray, blank_id: int, tokens: Sequence[str] | None) -> Hypothesis:
-    if len(log_probs) == 0:
+def ctc_greedy_top_k(
+    token_ids: npt.ArrayLike,
+    log_probs: npt.ArrayLike,
+    blank_log_probs: npt.ArrayLike,
+    lengths: npt.ArrayLike | None = None,
+    tokens: Sequence[str] | str | os.PathLike[str] | None = None,
+    blank_id: int = 0,
+) -> list[Hypothesis]:
+    """As `ctc_greedy`, from the best tokens of every frame: what it returns is the same.
+
+    Args:
+        token_ids: whole numbers [batch, time, k], in any order; the blank may be among them.
+        log_probs: float32 [batch, time, k], of these ids.
+        blank_log_probs: float32 [batch, time].
+        lengths: int64 [batch], see `ctc_greedy`.
+        tokens: see `ctc_greedy`.
+        blank_id: id of the blank.
+
+    Raises:
+        ValueError: as `CtcBeamDecoder.decode_top_k`.
+    """
+    ids = check_token_ids(token_ids)
+    values = np.asarray(log_probs, dtype=np.float32)
+    blanks = np.asarray(blank_log_probs, dtype=np.float32)
+    if ids.ndim != 3 or values.shape != ids.shape or blanks.shape != ids.shape[:2]:
+        raise ValueError(
+            f"token_ids {ids.shape}, log_probs {values.shape} and blank_log_probs {blanks.shape} "
+            "differ in batch, time or k"
+        )
+    vocabulary = load_tokens(tokens)
+    check_vocabulary(vocabulary, int(ids.max(initial=blank_id)) + 1, "token_ids go up to {} - 1")
+    ids = np.concatenate([ids, np.full((*blanks.shape, 1), blank_id, dtype=np.int32)], axis=2)
+    values = np.concatenate([values, blanks[:, :, None]], axis=2)
+    best = values.max(axis=2)
+    path = np.where(values == best[:, :, None], ids, np.iinfo(np.int32).max).min(axis=2)
+    hypotheses = []
+    frames = check_lengths(lengths, len(ids))
+    for i, length in enumerate(_whole_lengths(frames, len(ids), ids.shape[1])):
+        bad = ~(values[i, :length] < np.inf)
+        if bad.any():
+            frame = int(np.argwhere(bad)[0, 0])
+            raise ValueError(f"utterance {i}, frame {frame}: a log-prob is NaN or +inf")
+        hypotheses.append(_best_path(path[i, :length], best[i, :length], blank_id, vocabulary))
+    return hypotheses
+
+
+def _whole_lengths(
+    lengths: npt.NDArray[np.int64], num_utterances: int, num_frames: int
+) -> list[int]:
+    """Frames of each utterance, all of them where none are given."""
+    if len(lengths) == 0:
+        return [num_frames] * num_utterances
+    for i, length in enumerate(lengths.tolist()):
+        if not 0 <= length <= num_frames:
+            raise ValueError(
+                f"utterance {i}: its length is {length}, but log_probs has {num_frames} frames"
+            )
+    return [int(length) for length in lengths]
+
+
+def _best_path(
+    path: npt.NDArray[np.integer[Any]],
+    best: npt.NDArray[np.floating[Any]],
+    blank_id: int,
+    tokens: Sequence[str] | None,
+) -> Hypothesis:
+    """From the best token of every frame, and its log-prob."""
+    if len(path) == 0:
         return Hypothesis((), "", score=0.0, ctc_score=0.0, confidence=1.0)
-    path = log_probs.argmax(axis=1)
-    path_log_probs = log_probs.max(axis=1).astype(np.float64)
+    path_log_probs = best.astype(np.float64)
     score = float(path_log_probs.sum())
 
     starts = np.flatnonzero(np.diff(path, prepend=-1))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Hypothesis:
     """One transcript of an utterance. Scores are natural logarithms.
 
-    What a search returns makes its text and its numbers for each token when they are first asked
-    for: of a hundred hypotheses, few are read.
+    What a search returns makes its fields when they are first asked for: of a hundred hypotheses,
+    few are read.
     """
 
     token_ids: tuple[int, ...]
@@ -80,9 +80,12 @@ class Hypothesis:
         def __getattr__(self, name: str) -> Any:
             """The fields that the extension still has."""
             values = self.__dict__
-            raw = values.get("_raw")
-            if raw is not None and name in _LATER:
-                _read_tokens(values, raw)
+            unread = values.get("_unread")
+            if unread is not None:
+                if name in _NUMBERS:
+                    values.update(zip(_NUMBERS, unread[0].numbers(), strict=True))
+                elif name in _TOKENS or name == "text":
+                    _read_all(values, *unread)
             if name in values:  # another thread may have been first
                 return values[name]
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -91,41 +94,38 @@ class Hypothesis:
         return {own.name: getattr(self, own.name) for own in fields(self)}
 
 
-_LATER = frozenset(
-    {"token_ids", "text", "timesteps", "token_confidences", "token_starts", "token_ends"}
+# As the extension's `numbers()` and `tokens()` give them.
+_NUMBERS = (
+    "score",
+    "ctc_score",
+    "attention_score",
+    "lm_score",
+    "confidence",
+    "truncated",
+    "bonus_score",
 )
+_TOKENS = ("token_ids", "timesteps", "token_confidences", "token_starts", "token_ends")
+
+# A default that stands in the class would be found before the extension is asked.
+for _name in _NUMBERS:
+    if _name in vars(Hypothesis):
+        delattr(Hypothesis, _name)
 
 
 def from_raw(raw: RawHypothesis, pieces: Sequence[str] | None) -> Hypothesis:
-    """The `Hypothesis` of the extension's, with its text by `with_spaces(tokens)`."""
-    # Not by the initialiser, which sets the fields of a frozen dataclass one by one.
+    """The `Hypothesis` of the extension's, with its text by `with_spaces(tokens)`.
+
+    Its fields are made when they are first read, since most of an n-best is never looked at.
+    """
     hypothesis = object.__new__(Hypothesis)
-    values = hypothesis.__dict__
-    (
-        values["score"],
-        values["ctc_score"],
-        values["attention_score"],
-        values["lm_score"],
-        values["confidence"],
-        values["truncated"],
-        values["bonus_score"],
-    ) = raw.numbers()
-    values["_raw"] = raw
-    values["_pieces"] = pieces
+    hypothesis.__dict__["_unread"] = (raw, pieces)
     return hypothesis
 
 
-def _read_tokens(values: dict[str, Any], raw: RawHypothesis) -> None:
-    """Put the fields of `_LATER` into a hypothesis, and let go of the extension's."""
-    (
-        token_ids,
-        values["timesteps"],
-        values["token_confidences"],
-        values["token_starts"],
-        values["token_ends"],
-    ) = raw.tokens()
-    pieces = values.get("_pieces")
+def _read_all(values: dict[str, Any], raw: RawHypothesis, pieces: Sequence[str] | None) -> None:
+    """Put all fields into a hypothesis, and let go of the extension's."""
+    values.update(zip(_NUMBERS, raw.numbers(), strict=True))
+    values.update(zip(_TOKENS, raw.tokens(), strict=True))
+    token_ids = values["token_ids"]
     values["text"] = "" if pieces is None else "".join([pieces[i] for i in token_ids]).strip()
-    values["token_ids"] = token_ids
-    values.pop("_raw", None)
-    values.pop("_pieces", None)
+    values.pop("_unread", None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from voxformer import __version__
 
-PACKAGES = ("numpy", "torch", "onnxruntime")
+PACKAGES = ("numpy", "torch", "onnxruntime", "onnxruntime-gpu")
 
 
 def circumstances() -> dict[str, Any]:
@@ -26,7 +26,34 @@ def _machine() -> dict[str, Any]:
         "cores": cores,
         "system": platform.system(),
         "load_at_end": os.getloadavg()[0],
+        "gpus": _gpus(),
     }
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Name, power limit in W and driver of each NVIDIA GPU, where NVML (`nvidia-ml-py`) tells."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, or no driver: its own kind of error
+        return []
+    found = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        limit = pynvml.nvmlDeviceGetPowerManagementLimit(gpu)
+        found.append(
+            {
+                "name": _text(pynvml.nvmlDeviceGetName(gpu)),
+                "power_limit_w": limit / 1000,
+                "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
+            }
+        )
+    return found
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _cpu_model() -> str:

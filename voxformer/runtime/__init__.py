@@ -5,7 +5,7 @@ the engine: `voxformer.runtime.torch_engine`, `voxformer.runtime.onnx_engine`.
 """
 
 from voxformer.runtime.bundle import Bundle, BundleError, read_bundle
-from voxformer.runtime.engine import Encoded, Engine, EngineError, StepSession
+from voxformer.runtime.engine import Encoded, Engine, EngineError, StepSession, TopTokens
 from voxformer.runtime.options import MODES, DecodingOptions, Mode, ModeError, Vocabulary
 from voxformer.runtime.recognise import (
     batches_by_duration,
@@ -32,6 +32,7 @@ __all__ = [
     "Recognizer",
     "Segment",
     "StepSession",
+    "TopTokens",
     "Transcript",
     "Vocabulary",
     "Word",

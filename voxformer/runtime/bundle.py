@@ -12,7 +12,7 @@ from typing import Any
 from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
 
 FORMAT = "voxformer-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MANIFEST_NAME = "bundle.json"
 TOKENS_NAME = "tokens.txt"

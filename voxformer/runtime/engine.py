@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from voxformer.runtime.options import ModeError
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -21,18 +23,48 @@ class EngineError(ValueError):
 
 
 @dataclass(frozen=True)
+class TopTokens:
+    """The most probable tokens of every frame, which is all that `export --ctc-topk` leaves of CTC.
+
+    Attributes:
+        token_ids: int32 [batch, frames, k], most probable first; the blank may be among them.
+        log_probs: float32 [batch, frames, k], their log-probs (natural logarithm).
+        blank_log_probs: float32 [batch, frames].
+    """
+
+    token_ids: NDArray[np.int32]
+    log_probs: FloatArray
+    blank_log_probs: FloatArray
+
+
+@dataclass(frozen=True)
 class Encoded:
     """A batch after the encoder.
 
     Attributes:
         encoder_out: float [batch, frames, d_model], wherever the engine keeps its arrays.
         lengths: int64 [batch], valid encoder frames.
-        log_probs: float32 [batch, frames, vocab_size + 1], CTC log-probs (natural logarithm).
+        ctc: CTC log-probs (natural logarithm), float32 [batch, frames, vocab_size + 1], or the best
+            of every frame.
     """
 
     encoder_out: Any
     lengths: IntArray
-    log_probs: FloatArray
+    ctc: FloatArray | TopTokens
+
+    @property
+    def log_probs(self) -> FloatArray:
+        """CTC log-probs of every token, float32 [batch, frames, vocab_size + 1].
+
+        Raises:
+            ModeError: the encoder gives the best tokens of a frame alone.
+        """
+        if isinstance(self.ctc, TopTokens):
+            raise ModeError(
+                "this needs the CTC log-probs of every token, and the encoder gives the best "
+                f"{self.ctc.token_ids.shape[2]} of a frame; export it without --ctc-topk"
+            )
+        return self.ctc
 
 
 class StepSession(Protocol):
@@ -74,6 +106,11 @@ class Engine(Protocol):
     @property
     def threads(self) -> int:
         """CPU threads that the arithmetic may use."""
+        ...
+
+    @property
+    def lanes(self) -> int:
+        """Threads that may call `encode`, and `score`, at once and gain by it; at least 1."""
         ...
 
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:

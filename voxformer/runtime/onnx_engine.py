@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from voxformer.decoding.ctc import available_cores
 from voxformer.runtime.bundle import GRAPH_NAMES, Bundle
-from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray
+from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray, TopTokens
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
+
+TOP_OUTPUTS = ("token_ids", "top_log_probs", "blank_log_probs")
+"""Outputs of an encoder.onnx that was exported with `--ctc-topk`, in place of `log_probs`."""
 
 
 class OnnxEngine:
@@ -47,8 +51,11 @@ class OnnxEngine:
         self.provider = _checked_provider(self._ort, provider)
         encoder, self._decoder_name, self._step_name = GRAPH_NAMES
         self._encoder = self._session(encoder)
+        outputs = {output.name for output in self._encoder.get_outputs()}
+        self._ctc_outputs = ("log_probs",) if "log_probs" in outputs else TOP_OUTPUTS
         self._decoder: Any = None
         self._step: Any = None
+        self._loading = Lock()
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, provider: str = "cpu", threads: int = 0) -> OnnxEngine:
@@ -75,23 +82,29 @@ class OnnxEngine:
         """CPU threads of one operator's arithmetic."""
         return self._threads
 
+    @property
+    def lanes(self) -> int:
+        """One for each thread of a CPU: a session's threads help whoever calls it."""
+        return self._threads if self.provider == PROVIDERS["cpu"] else 1
+
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """See `Engine.encode`."""
-        encoder_out, frames, log_probs = self._encoder.run(
-            ["encoder_out", "encoder_lengths", "log_probs"],
+        encoder_out, frames, *ctc = self._encoder.run(
+            ["encoder_out", "encoder_lengths", *self._ctc_outputs],
             {
                 "waveforms": np.ascontiguousarray(waveforms, dtype=np.float32),
                 "lengths": np.ascontiguousarray(lengths, dtype=np.int64),
             },
         )
-        return Encoded(encoder_out, frames, log_probs)
+        return Encoded(encoder_out, frames, ctc[0] if len(ctc) == 1 else TopTokens(*ctc))
 
     def score(
         self, encoder_out: FloatArray, lengths: IntArray, tokens: IntArray, token_lengths: IntArray
     ) -> FloatArray:
         """See `Engine.score`."""
-        if self._decoder is None:
-            self._decoder = self._session(self._decoder_name)
+        with self._loading:
+            if self._decoder is None:
+                self._decoder = self._session(self._decoder_name)
         [scores] = self._decoder.run(
             ["token_log_probs"],
             {
@@ -106,8 +119,9 @@ class OnnxEngine:
 
     def start(self, encoded: Encoded) -> OnnxStepSession:
         """See `Engine.start`."""
-        if self._step is None:
-            self._step = self._session(self._step_name)
+        with self._loading:
+            if self._step is None:
+                self._step = self._session(self._step_name)
         return OnnxStepSession(self._step, encoded)
 
     def _session(self, name: str) -> Any:
@@ -117,6 +131,9 @@ class OnnxEngine:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # its warnings are about its own optimiser
+        # A thread that waits for work by spinning takes a core from the search, from other lanes
+        # and from other processes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = self._ort.InferenceSession(
                 str(path), sess_options=options, providers=[self.provider]

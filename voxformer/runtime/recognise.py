@@ -24,8 +24,9 @@ from voxformer.decoding import (
     RescoringOptions,
     attention_decode,
     ctc_greedy,
+    ctc_greedy_top_k,
 )
-from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray
+from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray, TopTokens
 from voxformer.runtime.options import (
     MODES,
     DecodingOptions,
@@ -100,12 +101,9 @@ def decode(
         first_pass: result of mode `ctc_beam` with the same options, if at hand, for `rescoring`.
     """
     if mode == "ctc_greedy":
-        best = ctc_greedy(
-            encoded.log_probs, encoded.lengths, vocabulary.tokens, vocabulary.blank_id
-        )
-        return [[hypothesis] for hypothesis in best]
+        return [[hypothesis] for hypothesis in _greedy(encoded, vocabulary)]
     if mode == "ctc_beam":
-        return _ctc_decoder(options, vocabulary).decode(encoded.log_probs, encoded.lengths)
+        return _beam(_ctc_decoder(options, vocabulary), encoded, vocabulary)
     if mode == "rescoring":
         if first_pass is None:
             first_pass = decode(engine, encoded, durations, "ctc_beam", options, vocabulary)
@@ -137,7 +135,10 @@ def pad_batch(waveforms: Sequence[FloatArray]) -> tuple[FloatArray, IntArray]:
 
 
 def batches_by_duration(
-    durations: Sequence[float], batch_size: int, batch_seconds: float | None = None
+    durations: Sequence[float],
+    batch_size: int,
+    batch_seconds: float | None = None,
+    most_padding: float = 1.0,
 ) -> list[list[int]]:
     """Indices of utterances in batches of like duration, longest first.
 
@@ -145,18 +146,44 @@ def batches_by_duration(
         durations: seconds of each utterance.
         batch_size: utterances in a batch, at most.
         batch_seconds: seconds of a batch, padding counted, at most; one utterance always fits.
+        most_padding: share of a batch that may be padding.
     """
     order = sorted(range(len(durations)), key=lambda index: (-durations[index], index))
     batches: list[list[int]] = []
     for index in order:
         batch = batches[-1] if batches else []
         padded = (len(batch) + 1) * durations[batch[0]] if batch else 0.0
-        full = len(batch) >= batch_size or (batch_seconds is not None and padded > batch_seconds)
+        spoken = sum(durations[i] for i in batch) + durations[index]
+        full = (
+            len(batch) >= batch_size
+            or (batch_seconds is not None and padded > batch_seconds)
+            or padded - spoken > most_padding * padded
+        )
         if not batch or full:
             batches.append([index])
         else:
             batch.append(index)
     return batches
+
+
+def _greedy(encoded: Encoded, vocabulary: Vocabulary) -> list[Hypothesis]:
+    tokens, blank_id = vocabulary.tokens, vocabulary.blank_id
+    top = encoded.ctc
+    if not isinstance(top, TopTokens):
+        return ctc_greedy(top, encoded.lengths, tokens, blank_id)
+    return ctc_greedy_top_k(
+        top.token_ids, top.log_probs, top.blank_log_probs, encoded.lengths, tokens, blank_id
+    )
+
+
+def _beam(decoder: CtcBeamDecoder, encoded: Encoded, vocabulary: Vocabulary) -> NBest:
+    top = encoded.ctc
+    if not isinstance(top, TopTokens):
+        return decoder.decode(top, encoded.lengths)
+    ctc_outputs = len(vocabulary.tokens) - 1  # <sos/eos> is none
+    return decoder.decode_top_k(
+        top.token_ids, top.log_probs, top.blank_log_probs, encoded.lengths, ctc_outputs
+    )
 
 
 def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDecoder:

@@ -12,15 +12,17 @@ import numpy as np
 
 from voxformer.decoding import Hypothesis, ctc_align
 from voxformer.runtime.bundle import read_bundle
-from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray
+from voxformer.runtime.engine import Encoded, Engine, EngineError, FloatArray, TopTokens
 from voxformer.runtime.options import (
     MODES,
     DecodingOptions,
     Mode,
+    ModeError,
     Vocabulary,
     check_mode,
     default_mode,
 )
+from voxformer.runtime.pipeline import pipelined
 from voxformer.runtime.recognise import batches_by_duration, decode, encode, pad_batch
 from voxformer.runtime.segments import cut_points
 from voxformer.runtime.transcript import Segment, Transcript, Word, words_of
@@ -28,6 +30,9 @@ from voxformer.runtime.transcript import Segment, Transcript, Word, words_of
 Recording = str | os.PathLike[str] | FloatArray
 
 ENGINES = ("onnxruntime", "tensorrt")
+
+MOST_PADDING = 0.25
+"""Of a batch, for what is encoded of padding is thrown away; batches of fewer pieces cost less."""
 
 
 class Recognizer:
@@ -124,16 +129,20 @@ class Recognizer:
             for index, waveform in enumerate(waveforms)
             for start, end in cut_points(waveform, rate)
         ]
-        found: dict[int, list[Hypothesis]] = {}
         durations = [(end - start) / rate for _, start, end in pieces]
-        for batch in batches_by_duration(durations, batch_size, batch_seconds):
+        batches = batches_by_duration(durations, batch_size, batch_seconds, MOST_PADDING)
+
+        def encoded(batch: list[int]) -> Encoded:
             cut = [waveforms[index][start:end] for index, start, end in (pieces[i] for i in batch)]
-            padded, lengths = pad_batch(cut)
-            encoded = encode(self.engine, padded, lengths)
-            seconds = [durations[i] for i in batch]
-            n_best = decode(self.engine, encoded, seconds, mode, self.options, self.vocabulary)
-            for row, i in enumerate(batch):
-                found[i] = self._aligned(encoded, row, n_best[row])
+            return self._encoded(cut, mode)
+
+        def searched(batch: list[int], encoded: Encoded) -> list[list[Hypothesis]]:
+            return self._searched(encoded, [durations[i] for i in batch], mode)
+
+        found: dict[int, list[Hypothesis]] = {}
+        results = pipelined(batches, encoded, searched, self.engine.lanes)
+        for batch, n_best in zip(batches, results, strict=True):
+            found.update(zip(batch, n_best, strict=True))
         segments: list[list[Segment]] = [[] for _ in waveforms]
         for i, (index, start, end) in enumerate(pieces):
             segments[index].append(Segment(start / rate, end / rate, tuple(found[i])))
@@ -156,6 +165,21 @@ class Recognizer:
         if not np.isfinite(waveform).all():
             raise ValueError(f"recording {index}: holds NaN or infinite samples")
         return waveform.astype(np.float32, copy=False)
+
+    def _encoded(self, waveforms: Sequence[FloatArray], mode: Mode) -> Encoded:
+        encoded = encode(self.engine, *pad_batch(waveforms))
+        if mode == "attention" and isinstance(encoded.ctc, TopTokens):
+            raise ModeError(
+                "mode attention takes the times of its words from the whole CTC matrix, which "
+                "this bundle does not give; use rescoring, or export without --ctc-topk"
+            )
+        return encoded
+
+    def _searched(
+        self, encoded: Encoded, durations: Sequence[float], mode: Mode
+    ) -> list[list[Hypothesis]]:
+        n_best = decode(self.engine, encoded, durations, mode, self.options, self.vocabulary)
+        return [self._aligned(encoded, row, n_best[row]) for row in range(len(n_best))]
 
     def _aligned(
         self, encoded: Encoded, row: int, hypotheses: list[Hypothesis]

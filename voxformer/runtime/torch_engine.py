@@ -46,6 +46,11 @@ class TorchEngine:
         """CPU threads of torch's arithmetic."""
         return torch.get_num_threads()
 
+    @property
+    def lanes(self) -> int:
+        """One: torch has threads of its own for each that calls it."""
+        return 1
+
     @torch.inference_mode()
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """See `Engine.encode`; `encoder_out` stays on the device."""

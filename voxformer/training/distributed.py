@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -83,6 +84,15 @@ class Processes:
         if self.device.type == "cuda":
             with self._talking():
                 self._gradients = dist.new_group(backend="nccl", timeout=timeout)
+
+    def leave(self) -> None:
+        """Close the connections and end their threads.
+
+        A thread of theirs that lets go of a tensor while the interpreter shuts down aborts it.
+        """
+        dist.destroy_process_group()
+        # Their threads live as long as the last reference; a run is a cycle that keeps this object.
+        self._steps = self._waits = self._gradients = None
 
     def gather(self, value: T) -> list[T]:
         """What every process says, by rank; all have to call this within the time limit."""
@@ -248,6 +258,8 @@ def join_processes(config: RunConfig) -> Iterator[Processes]:
         logger.setLevel(logging.CRITICAL)  # one of them writes the log
     device = _own_device(wanted, local_rank, local_count)
     timeout = timedelta(minutes=config.training.process_timeout_minutes)
+    # Its functions keep the group that is there when somebody imports it, as a default.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("gloo", rank=rank, world_size=count, timeout=timeout)
     except (RuntimeError, ValueError, OSError) as error:
@@ -262,7 +274,7 @@ def join_processes(config: RunConfig) -> Iterator[Processes]:
     processes.agree("the configs", _flat(config.model_dump(mode="json")))
     yield processes
     # Not after an error: there the others are gone, and leaving must not wait for them.
-    dist.destroy_process_group()
+    processes.leave()
 
 
 def _own_device(wanted: str, local_rank: int, local_count: int) -> torch.device:

@@ -1,0 +1,95 @@
+"""int8 products against arithmetic with the rounded numbers themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+
+from voxformer.export.int8 import matrices, to_int8
+
+INNER, OUTER = 24, 7
+
+
+def graph(*, bias, sums=1):
+    """y = relu(x W + b), and further readers of the product beside the bias."""
+    random = np.random.default_rng(3)
+    nodes = [helper.make_node("MatMul", ["x", "W"], ["product"], "matmul")]
+    last = "product"
+    for i in range(sums):
+        if bias:
+            nodes.append(helper.make_node("Add", ["b", "product"], [f"sum{i}"], f"add{i}"))
+            last = f"sum{i}"
+    nodes.append(helper.make_node("Relu", [last], ["y"], "relu"))
+    weights = {
+        "W": random.normal(size=(INNER, OUTER)).astype(np.float32),
+        "b": random.normal(size=OUTER).astype(np.float32),
+    }
+    value = helper.make_tensor_value_info
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [value("x", TensorProto.FLOAT, ["n", INNER])],
+            [value("y", TensorProto.FLOAT, ["n", OUTER])],
+            [numpy_helper.from_array(w, name) for name, w in weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    return model, weights
+
+
+def ranges(low, high):
+    data = TensorData(lowest=np.float32(low), highest=np.float32(high))
+    return TensorsData(CalibrationMethod.MinMax, {"x": data})
+
+
+def run(model, x):
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(["y"], {"x": x})[0]
+
+
+@pytest.mark.parametrize("low", [-1.5, 0.0, 0.25])
+def test_product_is_that_of_the_rounded_numbers_with_the_bias_added(low):
+    model, weights = graph(bias=True)
+    made = to_int8(model, ranges(low, 2.0), matrices(model))
+    kinds = [node.op_type for node in made.graph.node]
+    assert kinds == ["QuantizeLinear", "MatMulIntegerToFloat", "Relu"]
+    x = np.random.default_rng(0).uniform(low, 2.0, size=(5, INNER)).astype(np.float32)
+    step = (2.0 - min(low, 0.0)) / 255
+    zero = round(-min(low, 0.0) / step)
+    rounded = (np.clip(np.rint(x / step) + zero, 0, 255) - zero) * step
+    scales = np.abs(weights["W"]).max(axis=0) / 127
+    matrix = np.rint(weights["W"] / scales) * scales
+    expected = np.maximum(rounded @ matrix + weights["b"], 0.0)
+    np.testing.assert_allclose(run(made, x), expected, atol=1e-3)
+    assert np.abs(run(made, x) - run(model, x)).max() < 0.3
+
+
+@pytest.mark.parametrize(("bias", "sums", "additions"), [(False, 1, 0), (True, 2, 2)])
+def test_only_a_bias_that_is_all_that_reads_a_product_goes_into_it(bias, sums, additions):
+    model, _ = graph(bias=bias, sums=sums)
+    made = to_int8(model, ranges(-1, 1), matrices(model))
+    kinds = [node.op_type for node in made.graph.node]
+    assert kinds.count("Add") == additions
+    x = np.random.default_rng(0).uniform(-1, 1, size=(5, INNER)).astype(np.float32)
+    assert np.abs(run(made, x) - run(model, x)).max() < 0.2
+
+
+def test_float_weights_are_left_only_where_something_still_reads_them():
+    model, _ = graph(bias=True)
+    kinds = {
+        tensor.name: tensor.data_type
+        for tensor in to_int8(model, ranges(-1, 1), ["matmul"]).graph.initializer
+    }
+    assert "W" not in kinds
+    assert kinds["W.int8"] == TensorProto.INT8
+    untouched = to_int8(model, ranges(-1, 1), [])
+    assert untouched == model
+    onnx.checker.check_model(untouched, full_check=True)
