@@ -57,7 +57,7 @@ def test_minutes_are_shared_as_the_recipe_says_and_hours_become_epochs(speech, t
             recipe.stages[stage].minutes * 0.5 / whole
         )
         hours = sum(
-            recipe.train[name].weights[number] * u.duration
+            5 * recipe.train[name].weights[number] * u.duration
             for name in SETS
             for u in read_manifest(speech / f"{name}.jsonl")
         )
@@ -102,7 +102,7 @@ def test_an_optional_set_is_taken_where_it_is_there(speech, tmp_path):
             (extra / f"{name}.jsonl").symlink_to(speech / f"{name}.jsonl")
     (extra / "synthetic-train.jsonl").write_text((speech / f"{SETS[0]}.jsonl").read_text())
     sets = make_plan("librispeech", recipe, extra, tmp_path).corpus.sets
-    assert [(p.stem, w) for p, w in sets["stage3"]][-1] == ("synthetic-train", 1.0)
+    assert [(p.stem, w) for p, w in sets["stage3"]][-1] == ("synthetic-train", 5.0)
     assert "synthetic-train" not in [path.stem for path, _ in sets["stage4"]]
 
 

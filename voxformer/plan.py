@@ -72,6 +72,9 @@ class Recipe(Section):
 
     train: Annotated[dict[str, PlannedSet], Field(min_length=1)]
     """Training sets by the names of their manifests, without `.jsonl`."""
+    epoch_copies: int = Field(1, ge=1, le=100)
+    """An epoch draws each utterance so many times its weight, augmented anew each time: where a
+    pass takes seconds, starting the processes that read would take a good part of them."""
     dev: str
     """Everything is chosen on it."""
     tests: list[str] = Field(default_factory=list)
@@ -172,9 +175,10 @@ def make_plan(
     for text in texts:
         if not text.is_file():
             raise DataError(f"{text}: no such text; the recipe {name} wants it")
+    copies = 1 if small else recipe.epoch_copies
     by_stage = {
         stage: tuple(
-            (manifests[key], value.weights[number])
+            (manifests[key], copies * value.weights[number])
             for key, value in sets.items()
             if value.weights[number] > 0.0
         )

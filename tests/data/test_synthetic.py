@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from voxformer.audio.io import read_audio
+from voxformer.cli import main
 from voxformer.data import DataError, read_manifest, synthetic, voices
 from voxformer.data.commands import sample_sentences, vocabulary
 from voxformer.data.seeds import derived_generator
@@ -49,6 +50,38 @@ def test_no_held_out_voice_is_a_variant_of_a_training_voice() -> None:
     training = {(v.engine, v.setting) for row in voices.TRAIN_VOICES for v in row}
     assert not training & {(v.engine, v.setting) for v in voices.HELD_OUT_VOICES}
     assert all(v.warp == 1.0 for v in voices.HELD_OUT_VOICES)
+
+
+@needs_engines
+def test_a_text_is_read_in_parts_by_every_engine(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    line = "the apologies which are due to you i feel that anything less will neither do"
+    text.write_text("".join(f"{line} {w}\n" for w in ("at all", "today", "here", "now")) + "no\n")
+    out = tmp_path / "out"
+    command = ["prepare", "synthetic", str(text), "--out", str(out), "--sentences", "4"]
+    assert main(command) == 0
+    utterances = read_manifest(out / "synthetic-train.jsonl")
+    assert len(utterances) == 4
+    engines = {str(u.speaker).split("-")[0] for u in utterances}
+    assert {"espeak", "pico", "hibari"} <= engines
+    lines = text.read_text().splitlines()
+    for utterance in utterances:
+        assert any(utterance.text in whole for whole in lines)
+        assert 4 <= len(utterance.text.split()) <= 24
+        samples = read_audio(utterance.audio_path, 16000)
+        assert len(samples) / 16000 == pytest.approx(utterance.duration, abs=1e-3)
+    before = {path: path.stat().st_mtime_ns for path in (out / "synthetic-train").iterdir()}
+    assert main(command) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "synthetic-train").iterdir()}
+
+
+@needs_engines
+def test_a_text_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("no line here\n")
+    with pytest.raises(DataError, match=r"short\.txt: no line of 4 words or more"):
+        synthetic.synthesise_text(tmp_path / "short.txt", tmp_path)
+    with pytest.raises(DataError, match=r"none\.txt: cannot be read: No such file"):
+        synthetic.synthesise_text(tmp_path / "none.txt", tmp_path)
 
 
 def test_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

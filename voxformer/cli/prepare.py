@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from voxformer.cli.numbers import whole
+
 EXAMPLE = "voxformer prepare librispeech LibriSpeech/ --out data/librispeech"
 
 KINDS = ("librispeech", "manifest", "kaldi", "synthetic")
@@ -13,10 +15,23 @@ KINDS = ("librispeech", "manifest", "kaldi", "synthetic")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("source", nargs="?", help="the corpus; `synthetic` makes its own")
+    parser.add_argument(
+        "source",
+        nargs="?",
+        help="the corpus; `synthetic` reads from this text, or makes spoken commands without one",
+    )
     parser.add_argument("--out", required=True, help="folder for the manifests")
     parser.add_argument(
-        "--name", help="with `manifest`: name of the new one without .jsonl; default as the source"
+        "--name",
+        help="with `manifest`: name of the new one without .jsonl; default as the source; with "
+        "`synthetic` and a text: default synthetic-train",
+    )
+    parser.add_argument(
+        "--sentences",
+        type=whole(1),
+        default=2000,
+        metavar="N",
+        help="with `synthetic` and a text: utterances to make (default: 2000)",
     )
     parser.add_argument(
         "--dev-speakers",
@@ -36,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"prepare {args.kind}: name the corpus: voxformer prepare {args.kind} SRC")
     if args.kind == "manifest":
         prepared = prepare.prepare_manifest(args.source, args.out, args.name, args.dev_speakers)
+    elif args.kind == "synthetic":
+        prepared = prepare.prepare_synthetic(
+            args.source, args.out, name=args.name, sentences=args.sentences
+        )
     else:
         prepared = getattr(prepare, f"prepare_{args.kind}")(args.source, args.out)
     for utterance_id, reason in prepared.bad:

@@ -277,6 +277,12 @@ class AugmentConfig(Section):
     """Range of signal-to-noise ratios, in dB."""
     noise_manifest: str | None = None
     """Recordings of noise; default: white and pink noise made on the spot."""
+    reverb_probability: Probability = 0.0
+    """Share of utterances that are heard in a room: a direct path and a noisy tail that decays."""
+    reverb_seconds: Annotated[
+        list[Annotated[float, Field(gt=0.0, le=3.0)]], Field(min_length=2, max_length=2)
+    ] = [0.1, 0.5]
+    """Range of the time in which a room's tail falls by 60 dB."""
     vocal_tract: Annotated[
         list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=2, max_length=2)
     ] = [1.0, 1.0]

@@ -1,4 +1,4 @@
-"""What is done to training speech: speed, noise and gain on samples, SpecAugment on features.
+"""What is done to training speech: speed, rooms, noise, gain on samples, SpecAugment on features.
 
 Every draw comes from a generator or seed of the utterance in its epoch (see `seeds`); nothing
 depends on the batch that the utterance is in.
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..audio.io import read_audio, resample
 from ..config.schema import AugmentConfig, SpecAugmentConfig
 from .manifest import read_manifest
+from .reverberation import draw_room, impulse_response, reverberate
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ FORMANTS_HZ = 4800.0
 
 
 class Augmenter:
-    """Speed perturbation, additive noise and gain, as `AugmentConfig` describes them.
+    """Speed, reverberation, additive noise and gain, as `AugmentConfig` describes them.
 
     Args:
         config: options; `config.noise_manifest` is read here, so that a bad one shows at the start.
@@ -61,6 +62,12 @@ class Augmenter:
             faster = change_speed(waveform, factor, self._sample_rate)
             if can_align(len(faster)):
                 waveform = faster
+        # Draws for rooms only where there are any: without them, streams are as they were.
+        if config.reverb_probability > 0.0 and generator.random() < config.reverb_probability:
+            low, high = sorted(config.reverb_seconds)
+            room = draw_room((low, high), generator)
+            response = impulse_response(room, self._sample_rate, generator)
+            waveform = reverberate(waveform, response)
         if generator.random() < config.noise_probability:
             low, high = sorted(config.noise_snr_db)
             snr_db = generator.uniform(low, high)

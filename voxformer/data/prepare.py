@@ -149,12 +149,29 @@ def prepare_synthetic(
     out: PathLike,
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    name: str | None = None,
+    sentences: int = 2000,
 ) -> Prepared:
-    """Make the corpus of spoken commands (`synthetic.synthesise`); `src` is not used."""
-    from .manifest import read_manifest
-    from .synthetic import synthesise
+    """Speech made by text-to-speech engines.
 
-    prepared = Prepared(manifests=synthesise(out, seed=seed, progress=progress))
+    Args:
+        src: a text to read from (`synthetic.synthesise_text`); None for the corpus of spoken
+            commands (`synthetic.synthesise`).
+        out: folder for recordings and manifests.
+        seed: decides what is said, by whom.
+        progress: called with recordings done and recordings in all.
+        name: of the set that is read from a text.
+        sentences: of that set.
+    """
+    from .manifest import read_manifest
+    from .synthetic import synthesise, synthesise_text
+
+    if src is None:
+        prepared = Prepared(manifests=synthesise(out, seed=seed, progress=progress))
+    else:
+        name = name or "synthetic-train"
+        manifest = synthesise_text(src, out, name, sentences, seed, progress=progress)
+        prepared = Prepared(manifests={name: manifest})
     for manifest in prepared.manifests.values():
         utterances = read_manifest(manifest)
         prepared.utterances += len(utterances)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..text import normalise
 from .commands import sample_sentences
 from .manifest import DataError, Utterance, write_manifest
 from .seeds import derived_generator
@@ -33,6 +34,9 @@ from .voices import (
 )
 
 Progress = Callable[[int, int], None]
+
+TEXT_WORDS = (4, 24)
+"""Words of an utterance of `synthesise_text`, least and most."""
 
 
 def synthesise(
@@ -64,15 +68,7 @@ def synthesise(
     require_engines()
     out_dir = Path(out_dir)
     sets = plan(out_dir / "audio", seed, num_train, num_dev, num_test)
-    tasks = {task.path: task for tasks in sets.values() for task in tasks}
-    missing = [task for path, task in tasks.items() if not Path(path).is_file()]
-    done = len(tasks) - len(missing)
-    if progress is not None:
-        progress(done, len(tasks))
-    for _ in _speak_all(missing, num_workers or os.cpu_count() or 1):
-        done += 1
-        if progress is not None:
-            progress(done, len(tasks))
+    _speak_missing([task for tasks in sets.values() for task in tasks], num_workers, progress)
     manifests = {}
     for name, tasks_of_set in sets.items():
         manifests[name] = out_dir / f"{name}.jsonl"
@@ -95,6 +91,71 @@ def plan(
         "test_sentences": _tasks(audio_dir, test, plain, generator),
         "test_voices": _tasks(audio_dir, test, [(v,) for v in HELD_OUT_VOICES], generator),
     }
+
+
+def synthesise_text(
+    text: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    name: str = "synthetic-train",
+    sentences: int = 2000,
+    seed: int = 1,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Have every engine read parts of a text, as further training speech; returns the manifest.
+
+    Lines are taken at random and cut to a run of `TEXT_WORDS` words, so that no utterance is long.
+
+    Args:
+        text: UTF-8, a sentence or a few a line.
+        out_dir: gets `name`/ and `name`.jsonl; recordings that are already there are kept.
+        name: of the set.
+        sentences: utterances, at most as many as there are lines.
+        seed: decides lines, voices and tempos.
+        num_workers: processes; default: one a core.
+        progress: called with recordings done and recordings in all.
+
+    Raises:
+        DataError: the text cannot be used, a package is missing or an engine fails.
+    """
+    require_engines()
+    try:
+        lines = [normalise(line) for line in Path(text).read_text("utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{text}: not UTF-8 text: {error.reason}") from None
+    except OSError as error:
+        raise DataError(f"{text}: cannot be read: {error.strerror}") from None
+    lines = [line for line in lines if len(line.split()) >= TEXT_WORDS[0]]
+    if not lines:
+        raise DataError(f"{text}: no line of {TEXT_WORDS[0]} words or more")
+    generator = derived_generator("text", seed)
+    spoken = []
+    for index in generator.permutation(len(lines))[:sentences]:
+        words = lines[int(index)].split()
+        count = min(len(words), int(generator.integers(TEXT_WORDS[0], TEXT_WORDS[1] + 1)))
+        start = int(generator.integers(len(words) - count + 1))
+        spoken.append(" ".join(words[start : start + count]))
+    out_dir = Path(out_dir)
+    voices = [*TRAIN_VOICES, HELD_OUT_VOICES]
+    tasks = _tasks(out_dir / name, spoken, voices, generator)
+    _speak_missing(tasks, num_workers, progress)
+    write_manifest(out_dir / f"{name}.jsonl", [_utterance(task) for task in tasks])
+    return out_dir / f"{name}.jsonl"
+
+
+def _speak_missing(
+    tasks: Sequence[Task], num_workers: int | None, progress: Progress | None
+) -> None:
+    """Make the recordings that are not there yet."""
+    by_path = {task.path: task for task in tasks}
+    missing = [task for path, task in by_path.items() if not Path(path).is_file()]
+    done = len(by_path) - len(missing)
+    if progress is not None:
+        progress(done, len(by_path))
+    for _ in _speak_all(missing, num_workers or os.cpu_count() or 1):
+        done += 1
+        if progress is not None:
+            progress(done, len(by_path))
 
 
 def _tasks(
