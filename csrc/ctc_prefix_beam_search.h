@@ -107,8 +107,7 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   bool Collect(Span<const float> row, double floor);
   template <class Numbers>
-  bool Extend(std::size_t place, std::int32_t token, double weight, double log_gain,
-              double* floor);
+  bool Extend(std::size_t place, std::int32_t token, double weight, double log_gain, double* floor);
   template <class Numbers>
   void Adopt();
   void SortPassed(Span<const float> row, std::size_t count);
