@@ -256,7 +256,9 @@ def _rtf_table(values: dict[str, Any]) -> Table:
     if any(model["random_weights"] for model in values["models"]):
         note += " Random weights: the WER means nothing."
     for gpu in machine.get("gpus", []):
-        note += f" {gpu['name']}, {gpu['power_limit_w']:.0f} W, driver {gpu['driver']}."
+        limit = gpu["power_limit_w"]
+        watts = "power limit unknown" if limit is None else f"{limit:.0f} W"
+        note += f" {gpu['name']}, {watts}, driver {gpu['driver']}."
     return Table(RTF_COLUMNS, rows, f"{note} {_circumstances(values)}")
 
 

@@ -31,6 +31,7 @@ from voxformer.dashboard import system
 from voxformer.dashboard.access import Access
 from voxformer.dashboard.runs import DashboardError, Run
 from voxformer.dashboard.transcripts import MEDIA_TYPES
+from voxformer.nvml import Nvml
 
 STATIC = Path(__file__).parent / "static"
 INTERVAL_S = 1.0
@@ -45,7 +46,7 @@ class Board:
 
     def __init__(self, runs: list[Run]) -> None:
         self.runs = runs
-        self._gpus = system.Gpus()
+        self._nvml = Nvml()
         self._lock = threading.Lock()
         self._read_at = -FRESH_S
         self._status: dict[str, Any] = {}
@@ -60,7 +61,7 @@ class Board:
                 self._status = {
                     "version": __version__,
                     "time": round(time.time(), 3),
-                    "system": system.snapshot(self._gpus),
+                    "system": system.snapshot(self._nvml),
                     "runs": [run.status() for run in self.runs],
                 }
                 self._read_at = time.monotonic()

@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from voxformer.nvml import Nvml
 
-class Gpus:
-    """NVIDIA GPUs through NVML (`nvidia-ml-py`), opened once."""
 
-    def __init__(self) -> None:
-        self._nvml: Any = None
-        self.note = ""
-        try:
-            import pynvml
-        except ImportError:
-            self.note = "no GPU (nvidia-ml-py is not installed)"
-            return
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError:
-            self.note = "no GPU"
-            return
-        self._nvml = pynvml
-
-    def read(self) -> list[dict[str, Any]]:
-        """Each GPU: utilisation in percent, bytes, °C, W; a value that it does not tell is None."""
-        nvml = self._nvml
-        if nvml is None:
-            return []
-        found = []
-        with contextlib.suppress(nvml.NVMLError):
-            for index in range(nvml.nvmlDeviceGetCount()):
-                gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-                memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, gpu)
-                rates = self._ask(nvml.nvmlDeviceGetUtilizationRates, gpu)
-                power = self._ask(nvml.nvmlDeviceGetPowerUsage, gpu)
-                name = self._ask(nvml.nvmlDeviceGetName, gpu)
-                found.append(
-                    {
-                        "index": index,
-                        "name": name.decode() if isinstance(name, bytes) else name,
-                        "utilisation_percent": None if rates is None else rates.gpu,
-                        "memory_used": None if memory is None else memory.used,
-                        "memory_total": None if memory is None else memory.total,
-                        "temperature_c": self._ask(nvml.nvmlDeviceGetTemperature, gpu, 0),
-                        "power_w": None if power is None else power / 1000,
-                    }
-                )
-        return found
-
-    def _ask(self, question: Any, *arguments: Any) -> Any:
-        try:
-            return question(*arguments)
-        except self._nvml.NVMLError:
-            return None
+def gpus(nvml: Nvml) -> list[dict[str, Any]]:
+    """Each GPU: utilisation in percent, bytes, °C, W; a value that it does not tell is None."""
+    found = []
+    for index, gpu in enumerate(nvml.gpus()):
+        used = nvml.ask("nvmlDeviceGetMemoryInfo", gpu)
+        rates = nvml.ask("nvmlDeviceGetUtilizationRates", gpu)
+        power = nvml.ask("nvmlDeviceGetPowerUsage", gpu)
+        found.append(
+            {
+                "index": index,
+                "name": nvml.ask("nvmlDeviceGetName", gpu),
+                "utilisation_percent": None if rates is None else rates.gpu,
+                "memory_used": None if used is None else used.used,
+                "memory_total": None if used is None else used.total,
+                "temperature_c": nvml.ask("nvmlDeviceGetTemperature", gpu, 0),
+                "power_w": None if power is None else power / 1000,
+            }
+        )
+    return found
 
 
 def memory() -> dict[str, int] | None:
@@ -81,12 +52,12 @@ def disk(folder: Path) -> dict[str, int] | None:
     return {"total": usage.total, "free": usage.free}
 
 
-def snapshot(gpus: Gpus) -> dict[str, Any]:
+def snapshot(nvml: Nvml) -> dict[str, Any]:
     """GPU, memory and load of this host now."""
-    found = gpus.read()
+    found = gpus(nvml)
     return {
         "gpus": found,
-        "gpu_note": "" if found else gpus.note or "no GPU",
+        "gpu_note": "" if found else nvml.note or "no GPU",
         "memory": memory(),
         "load": os.getloadavg()[0],
         "cpus": os.cpu_count(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voxformer import __version__
+from voxformer.nvml import Nvml
 
 PACKAGES = ("numpy", "torch", "onnxruntime", "onnxruntime-gpu")
 
@@ -31,29 +32,19 @@ def _machine() -> dict[str, Any]:
 
 
 def _gpus() -> list[dict[str, Any]]:
-    """Name, power limit in W and driver of each NVIDIA GPU, where NVML (`nvidia-ml-py`) tells."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # not installed, or no driver: its own kind of error
-        return []
+    """Name, power limit in W and driver of each NVIDIA GPU; None for what it does not tell."""
+    nvml = Nvml()
     found = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-        limit = pynvml.nvmlDeviceGetPowerManagementLimit(gpu)
+    for gpu in nvml.gpus():
+        limit = nvml.ask("nvmlDeviceGetPowerManagementLimit", gpu)
         found.append(
             {
-                "name": _text(pynvml.nvmlDeviceGetName(gpu)),
-                "power_limit_w": limit / 1000,
-                "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
+                "name": nvml.ask("nvmlDeviceGetName", gpu),
+                "power_limit_w": None if limit is None else limit / 1000,
+                "driver": nvml.ask("nvmlSystemGetDriverVersion"),
             }
         )
     return found
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _cpu_model() -> str:

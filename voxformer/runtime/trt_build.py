@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from voxformer.nvml import Nvml
 from voxformer.runtime.bundle import sha256_of
 from voxformer.text.atomic import write_atomically
 
@@ -205,7 +206,7 @@ def build_engines(
             "onnx_sha256": sha256_of(source),
             "library": library.name,
             "library_version": library.version,
-            "driver_version": _driver_version(),
+            "driver_version": Nvml().ask("nvmlSystemGetDriverVersion"),
             "target": {**asdict(target), "precisions": list(target.precisions)},
             "compute_capability": target.compute_capability or local_capability(),
             "precision": precision,
@@ -345,25 +346,9 @@ def _input_axes(source: Path) -> dict[str, list[str | int]]:
 
 def local_capability() -> str:
     """Compute capability of the first NVIDIA GPU here, or empty."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    except Exception:  # no package, no driver or no device: NVML has an error for each
-        return ""
-    return f"{major}.{minor}"
-
-
-def _driver_version() -> str | None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception:  # as above
-        return None
+    nvml = Nvml()
+    found = [nvml.ask("nvmlDeviceGetCudaComputeCapability", gpu) for gpu in nvml.gpus()[:1]]
+    return ".".join(map(str, found[0])) if found and found[0] else ""
 
 
 def build_kit(
