@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -73,25 +73,10 @@ def read_blocks(
         AudioError: as `read_audio`.
     """
     path = Path(path)
-    given = 0
     with _opened(path) as file:
-        size = max(1, round(block_seconds * file.samplerate))
-        resampler = _Resampler(file.samplerate, sample_rate)
-        read = 0
-        while True:
-            samples = file.read(size, dtype="float32", always_2d=True)
-            read += len(samples)
-            last = len(samples) < size
-            if last:
-                _refuse_short(path, file, read)
-            mono = resampler.next(_mixed(path, samples), last)
-            given += len(mono)
-            if len(mono):
-                yield _in_range(mono)
-            if last:
-                break
-    if given == 0:
-        raise _shorter_than_a_sample(path, sample_rate)
+        yield from _resampled(
+            path, _mono_blocks(path, file, block_seconds), file.samplerate, sample_rate
+        )
 
 
 def raw_blocks(
@@ -109,20 +94,54 @@ def raw_blocks(
     Raises:
         AudioError: there is no sample, or half of one at the end.
     """
-    resampler = _Resampler(source_rate, sample_rate)
+    yield from _resampled(
+        name, _raw_blocks(file, name, source_rate, block_seconds), source_rate, sample_rate
+    )
+
+
+Block = tuple[NDArray[np.float32], bool]
+"""Samples, and whether they are the last."""
+
+
+def _mono_blocks(path: Path, file: Any, block_seconds: float) -> Iterator[Block]:
+    size = max(1, round(block_seconds * file.samplerate))
+    read, last = 0, False
+    while not last:
+        samples = file.read(size, dtype="float32", always_2d=True)
+        read += len(samples)
+        last = len(samples) < size
+        if last:
+            _refuse_short(path, file, read)
+        yield _mixed(path, samples), last
+
+
+def _raw_blocks(
+    file: BinaryIO, name: str, source_rate: int, block_seconds: float
+) -> Iterator[Block]:
     size = 2 * max(1, round(block_seconds * source_rate))
-    given = 0
-    while True:
+    last = False
+    while not last:
         data = _read_fully(file, size)
         if len(data) % 2:
             raise AudioError(f"{name}: ends in the middle of a sample; --raw takes 16-bit samples")
         last = len(data) < size
-        mono = resampler.next(np.frombuffer(data, "<i2").astype(np.float32) / 32768.0, last)
+        yield np.frombuffer(data, "<i2").astype(np.float32) / 32768.0, last
+
+
+def _resampled(
+    name: object, blocks: Iterable[Block], source_rate: int, sample_rate: int
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks at another rate, none of them empty, as one signal."""
+    stream: Any = None
+    if source_rate != sample_rate:
+        soxr: Any = _import("soxr")
+        stream = soxr.ResampleStream(source_rate, sample_rate, 1, dtype="float32", quality="HQ")
+    given = 0
+    for samples, last in blocks:
+        mono = samples if stream is None else stream.resample_chunk(samples, last=last)
         given += len(mono)
         if len(mono):
             yield _in_range(mono)
-        if last:
-            break
     if given == 0:
         raise _shorter_than_a_sample(name, sample_rate)
 
@@ -200,25 +219,6 @@ def _read_fully(file: BinaryIO, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-class _Resampler:
-    """`resample` over blocks that follow each other."""
-
-    def __init__(self, source_rate: float, target_rate: float) -> None:
-        self._stream: Any = None
-        if source_rate != target_rate:
-            soxr: Any = _import("soxr")
-            self._stream = soxr.ResampleStream(
-                source_rate, target_rate, 1, dtype="float32", quality="HQ"
-            )
-
-    def next(self, samples: NDArray[np.float32], last: bool) -> NDArray[np.float32]:
-        """What the next block, float32 [samples], adds; it may be nothing until the last one."""
-        if self._stream is None:
-            return samples
-        resampled: NDArray[np.float32] = self._stream.resample_chunk(samples, last=last)
-        return resampled
 
 
 def resample(
