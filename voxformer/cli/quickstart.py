@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from voxformer.cli.overrides import add_overrides
+
 EXAMPLE = """voxformer quickstart
   voxformer quickstart --data data/an4 --recipe an4 --out runs/an4"""
 
@@ -24,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", default="quickstart", help="folder of stage1.yaml … stage4.yaml in configs/"
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override a value in every stage; may be repeated",
-    )
+    add_overrides(parser, "in every stage")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from voxformer.cli.numbers import above
+from voxformer.cli.overrides import add_overrides
 
 EXAMPLE = """voxformer recipe librispeech --speech SPEECH --out runs/librispeech --minutes 25
   voxformer recipe librispeech --speech SPEECH --out runs/small --scale small"""
@@ -31,14 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to end: with the plan alone, after the stages, after weights and search are "
         "chosen, or with bundles and figures (default)",
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override a value in every stage; may be repeated",
-    )
+    add_overrides(parser, "in every stage")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"[{time.monotonic() - began:5.0f} s] {line}", file=sys.stderr, flush=True)
 
     out = Path(args.out)
-    recipe, _ = load_recipe(args.name)
+    recipe = load_recipe(args.name)
     plan = make_plan(
         args.name, recipe, Path(args.speech), out, args.minutes, args.scale, args.overrides
     )

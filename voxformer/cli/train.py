@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from voxformer.cli.overrides import add_overrides
+
 EXAMPLE = "voxformer train --config stage4_fixed.yaml --set data.train_manifest=train.jsonl"
 
 
@@ -12,14 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, help="a file, or the name of a config in configs/ or packaged"
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override a value of the config; may be repeated",
-    )
+    add_overrides(parser, "of the config")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the run's own latest.pt if there is one"
     )
