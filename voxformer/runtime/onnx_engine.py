@@ -24,6 +24,8 @@ TOP_OUTPUTS = ("token_ids", "top_log_probs", "blank_log_probs")
 class OnnxEngine:
     """Runs the three graphs of a bundle; the decoders are loaded when they are first needed.
 
+    What it says of itself is described at `Engine`.
+
     Args:
         folder: where encoder.onnx, decoder.onnx and decoder_step.onnx are.
         sample_rate: of the waveforms, in Hz.
@@ -44,11 +46,14 @@ class OnnxEngine:
         threads: int = 0,
     ) -> None:
         self._folder = Path(folder)
-        self._sample_rate = sample_rate
-        self._frame_shift_s = frame_shift_s
-        self._threads = threads or available_cores()
+        self.sample_rate = sample_rate
+        self.frame_shift_s = frame_shift_s
+        self.threads = threads or available_cores()
         self._ort = _import_onnxruntime()
         self.provider = _checked_provider(self._ort, provider)
+        self.name = f"onnxruntime ({self.provider})"
+        # A session's threads help whoever calls it.
+        self.lanes = self.threads if self.provider == PROVIDERS["cpu"] else 1
         encoder, self._decoder_name, self._step_name = GRAPH_NAMES
         self._encoder = self._session(encoder)
         outputs = {output.name for output in self._encoder.get_outputs()}
@@ -61,31 +66,6 @@ class OnnxEngine:
     def from_bundle(cls, bundle: Bundle, provider: str = "cpu", threads: int = 0) -> OnnxEngine:
         """The engine of a bundle."""
         return cls(bundle.path, bundle.sample_rate, bundle.frame_shift_s, provider, threads)
-
-    @property
-    def name(self) -> str:
-        """Library and provider."""
-        return f"onnxruntime ({self.provider})"
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the waveforms."""
-        return self._sample_rate
-
-    @property
-    def frame_shift_s(self) -> float:
-        """Seconds between encoder frames."""
-        return self._frame_shift_s
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of one operator's arithmetic."""
-        return self._threads
-
-    @property
-    def lanes(self) -> int:
-        """One for each thread of a CPU: a session's threads help whoever calls it."""
-        return self._threads if self.provider == PROVIDERS["cpu"] else 1
 
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """See `Engine.encode`."""
@@ -129,7 +109,7 @@ class OnnxEngine:
         if not path.is_file():
             raise EngineError(f"{path}: missing; export the bundle again")
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self.threads
         options.log_severity_level = 3  # its warnings are about its own optimiser
         # A thread that waits for work by spinning takes a core from the search, from other lanes
         # and from other processes.

@@ -25,31 +25,15 @@ class TorchEngine:
             raise ValueError("TorchEngine needs a model in eval mode: call model.eval() first")
         self.model = model
         self.device = next(model.parameters()).device
-
-    @property
-    def name(self) -> str:
-        """Library and device."""
-        return f"torch ({self.device.type})"
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the waveforms."""
-        return self.model.config.sample_rate
-
-    @property
-    def frame_shift_s(self) -> float:
-        """Seconds between encoder frames."""
-        return FRAME_SHIFT_S
+        self.name = f"torch ({self.device.type})"
+        self.sample_rate = model.config.sample_rate
+        self.frame_shift_s = FRAME_SHIFT_S
+        self.lanes = 1  # torch has threads of its own for each that calls it
 
     @property
     def threads(self) -> int:
         """CPU threads of torch's arithmetic."""
         return torch.get_num_threads()
-
-    @property
-    def lanes(self) -> int:
-        """One: torch has threads of its own for each that calls it."""
-        return 1
 
     @torch.inference_mode()
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:

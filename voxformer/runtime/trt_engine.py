@@ -27,7 +27,7 @@ class TrtEngine:
     """Runs the three engines of a bundle; the decoders are loaded when they are first needed.
 
     What the encoder gives stays on the device for the decoders; CTC log-probs, lengths and scores
-    come back to the host.
+    come back to the host. What it says of itself is described at `Engine`.
 
     Args:
         folder: with `<name>.engine` and `<name>.json`.
@@ -43,9 +43,12 @@ class TrtEngine:
     def __init__(
         self, folder: Path, sample_rate: int, frame_shift_s: float, cuda: Cuda, trt: Any
     ) -> None:
+        self.name = f"{trt.__name__} ({folder.name})"
+        self.sample_rate = sample_rate
+        self.frame_shift_s = frame_shift_s
+        self.threads = 1  # the arithmetic is on the device, which is one
+        self.lanes = 1
         self._folder = folder
-        self._sample_rate = sample_rate
-        self._frame_shift_s = frame_shift_s
         self._cuda = cuda
         self._trt = trt
         self._encoder = self._session("encoder")
@@ -72,31 +75,6 @@ class TrtEngine:
         except EngineBuildError as error:
             raise EngineError(str(error)) from None
         return cls(folder, bundle.sample_rate, bundle.frame_shift_s, cuda, trt)
-
-    @property
-    def name(self) -> str:
-        """Library and engines."""
-        return f"{self._trt.__name__} ({self._folder.name})"
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the waveforms."""
-        return self._sample_rate
-
-    @property
-    def frame_shift_s(self) -> float:
-        """Seconds between encoder frames."""
-        return self._frame_shift_s
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of the arithmetic: it is on the device."""
-        return 1
-
-    @property
-    def lanes(self) -> int:
-        """Batches at a time: the device is one."""
-        return 1
 
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:
         """See `Engine.encode`; `encoder_out` is a `DeviceArray`."""
