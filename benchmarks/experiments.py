@@ -18,7 +18,7 @@ from typing import Any
 
 from one_line import leave
 
-from voxformer.data.manifest import read_manifest
+from voxformer.data.manifest import read_manifest, spread
 from voxformer.evaluation import evaluate
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import open_checkpoint
@@ -40,7 +40,9 @@ COLUMNS = (
 )
 
 
-def rows_of(run: Path, manifest: Path, change: str, learned: str, limit: int) -> list[list[str]]:
+def rows_of(
+    run: Path, manifest: Path, change: str, learned: str, limit: int | None
+) -> list[list[str]]:
     """The run's rows, one for each mode.
 
     Args:
@@ -48,13 +50,11 @@ def rows_of(run: Path, manifest: Path, change: str, learned: str, limit: int) ->
         manifest: of the development set.
         change: what sets this run apart.
         learned: what it taught.
-        limit: utterances, at most, spread evenly; 0 for all.
+        limit: utterances, at most, spread evenly.
     """
     best = best_of(run)
     model = open_checkpoint(best)
-    utterances = read_manifest(manifest)
-    if limit and limit < len(utterances):
-        utterances = [utterances[i * len(utterances) // limit] for i in range(limit)]
+    utterances = spread(read_manifest(manifest), limit)
     found = evaluate(model.engine, model.vocabulary, utterances, model.modes, model.options)
     state = load_checkpoint(run / "latest.pt")
     parameters = sum(value.numel() for value in state["model"].values())
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True, help="the development set")
     parser.add_argument("--change", required=True, help="what sets it apart")
     parser.add_argument("--learned", default="", help="what it taught")
-    parser.add_argument("--utterances", type=int, default=0, help="so many at most")
+    parser.add_argument("--utterances", type=int, help="so many at most, spread evenly")
     parser.add_argument("--note", default="", help="said under the table, such as its scale")
     parser.add_argument("--json", type=Path, required=True, help="the table, made or added to")
     args = parser.parse_args()

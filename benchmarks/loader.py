@@ -29,7 +29,7 @@ from one_line import leave
 
 from voxformer.config.schema import AugmentConfig
 from voxformer.data.loader import iterate_batches
-from voxformer.data.manifest import Utterance, read_manifest, write_manifest
+from voxformer.data.manifest import Utterance, read_manifest, spread, write_manifest
 from voxformer.data.sampler import BucketingSampler
 from voxformer.text import Tokenizer, train_tokenizer
 
@@ -106,10 +106,8 @@ def to_flac(utterances: list[Utterance], count: int, folder: Path) -> list[Utter
 
     from voxformer.audio.io import read_audio
 
-    count = min(count, len(utterances))
     copies = []
-    for index in range(count):
-        utterance = utterances[index * len(utterances) // count]
+    for index, utterance in enumerate(spread(utterances, count)):
         samples = np.rint(read_audio(utterance.audio_path, RATE) * 32767).astype(np.int16)
         path = folder / f"{index}.flac"
         soundfile.write(path, samples, RATE, subtype="PCM_16")

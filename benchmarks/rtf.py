@@ -28,7 +28,7 @@ from rtf_passes import TIMED, ModelRunner, PocketsphinxRunner, Runner, Speech, m
 from rtf_report import lines, plot
 
 from voxformer.audio import read_audio
-from voxformer.data import read_manifest
+from voxformer.data import read_manifest, spread
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import (
     ModelError,
@@ -108,9 +108,7 @@ def _described(bundle: Bundle) -> dict[str, Any]:
 
 
 def _speech(manifest: str, sample_rate: int, most: int | None) -> Speech:
-    utterances = read_manifest(manifest)
-    if most is not None:
-        utterances = utterances[:: max(1, -(-len(utterances) // most))]
+    utterances = spread(read_manifest(manifest), most)
     return Speech(
         [read_audio(u.audio_path, sample_rate) for u in utterances],
         [normalise(u.text) for u in utterances],

@@ -17,7 +17,7 @@ from typing import Any
 
 from voxformer import __version__
 from voxformer.config import RunConfig
-from voxformer.data import Utterance, read_manifest
+from voxformer.data import Utterance, read_manifest, spread
 from voxformer.evaluation import Evaluation
 from voxformer.model import FRAME_SHIFT_S, VoxFormer
 from voxformer.runtime.bundle import (
@@ -209,9 +209,7 @@ def _gate_utterances(manifest: str | Path | None) -> list[Utterance]:
     """Up to `GATE_UTTERANCES` of the manifest, spread evenly."""
     if manifest is None:
         return []
-    utterances = read_manifest(manifest)
-    stride = max(1, -(-len(utterances) // GATE_UTTERANCES))
-    return utterances[::stride]
+    return spread(read_manifest(manifest), GATE_UTTERANCES)
 
 
 def _decoding_defaults(config: RunConfig, measured: float | None) -> DecodingOptions:

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from voxformer.config import ConfigError, find_config, load_config
 from voxformer.config.schema import Section
-from voxformer.data.manifest import DataError, Utterance, read_manifest, write_manifest
+from voxformer.data.manifest import DataError, read_manifest, spread, write_manifest
 from voxformer.recipe import STAGES, Corpus
 
 NAME = "recipe.yaml"
@@ -110,7 +110,7 @@ class Plan:
     exporter: Literal["dynamo", "trace"]
 
 
-def load_recipe(name: str) -> tuple[Recipe, Path]:
+def load_recipe(name: str) -> Recipe:
     """The recipe in a folder of `configs/`, of the package, or at a path.
 
     Raises:
@@ -129,7 +129,7 @@ def load_recipe(name: str) -> tuple[Recipe, Path]:
         raise ConfigError("\n".join(faults)) from None
     if sorted(recipe.stages) != sorted(STAGES):
         raise ConfigError(f"{path}: stages: must be {', '.join(STAGES)}")
-    return recipe, path
+    return recipe
 
 
 def make_plan(
@@ -192,12 +192,16 @@ def make_plan(
     hours_factor = factor
     if small is not None:
         hours_factor = small.audio_hours / sum(s.audio_hours for s in recipe.stages.values())
+    of_set = {
+        manifests[key]: sum(u.duration for u in read_manifest(manifests[key])) / 3600
+        for key in sets
+    }
     hours, planned = {}, {}
     of_stage: dict[str, list[str]] = {}
     for stage in STAGES:
         of_stage[stage] = list(small.overrides) if small else []
         budget = recipe.stages[stage]
-        hours[stage] = _hours(by_stage[stage])
+        hours[stage] = sum(weight * of_set[path] for path, weight in by_stage[stage])
         planned[stage] = budget.minutes * factor
         of_stage[stage] += _budget(
             f"{name}/{stage}",
@@ -235,10 +239,6 @@ def _budget(
     ]
 
 
-def _hours(sets: tuple[tuple[Path, float], ...]) -> float:
-    return sum(w * u.duration for path, w in sets for u in read_manifest(path)) / 3600
-
-
 def _manifest(speech: Path, name: str, out: Path, small: Scale | None) -> Path:
     """The set's manifest; of a smaller scale, one of utterances spread evenly over it."""
     path = speech / f"{name}.jsonl"
@@ -247,13 +247,11 @@ def _manifest(speech: Path, name: str, out: Path, small: Scale | None) -> Path:
     if small is None:
         return path
     usable = [u for u in read_manifest(path) if u.duration <= small.max_seconds]
-    count = min(small.utterances, len(usable))
-    if count == 0:
+    if not usable:
         raise DataError(f"{path}: no utterance of {small.max_seconds:g} s or less")
-    chosen: list[Utterance] = [usable[i * len(usable) // count] for i in range(count)]
     target = out / "data" / f"{name}.jsonl"
     os.makedirs(target.parent, exist_ok=True)
-    write_manifest(target, chosen)
+    write_manifest(target, spread(usable, small.utterances))
     return target
 
 

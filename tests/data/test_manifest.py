@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxformer.data import DataError, Utterance, read_manifest, write_manifest
+from voxformer.data import DataError, Utterance, read_manifest, spread, write_manifest
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -139,3 +140,14 @@ def test_failed_write_leaves_the_old_manifest(tmp_path: Path) -> None:
         write_manifest(path, failing())
     assert len(read_manifest(path)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@given(st.integers(0, 60), st.integers(1, 70))
+def test_what_is_spread_is_in_order_and_no_part_is_left_out(size: int, count: int) -> None:
+    chosen = spread(range(size), count)
+    assert len(chosen) == min(size, count)
+    assert chosen == sorted(set(chosen))
+    # Neighbours are as far apart as if the sequence were divided into equal parts.
+    gaps = [later - earlier for earlier, later in pairwise([*chosen, size])]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert spread(range(size), None) == list(range(size))

@@ -5,6 +5,6 @@ Only what needs no torch is imported here; batches are in `voxformer.data.loader
 
 from __future__ import annotations
 
-from .manifest import DataError, Utterance, read_manifest, write_manifest
+from .manifest import DataError, Utterance, read_manifest, spread, write_manifest
 
-__all__ = ["DataError", "Utterance", "read_manifest", "write_manifest"]
+__all__ = ["DataError", "Utterance", "read_manifest", "spread", "write_manifest"]

@@ -12,11 +12,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..text.atomic import write_atomically
 
 PathLike = str | os.PathLike[str]
+Item = TypeVar("Item")
 
 
 class DataError(ValueError):
@@ -37,6 +38,13 @@ class Utterance:
     speaker: str | None = None
     weight: float = 1.0
     """How often an epoch of training draws it; of its training set, not of its manifest's line."""
+
+
+def spread(items: Sequence[Item], count: int | None) -> list[Item]:
+    """So many items, spread evenly over a sequence and in its order; all where there are fewer."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def read_manifest(

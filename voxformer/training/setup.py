@@ -19,7 +19,7 @@ from voxformer.audio.features import frame_geometry
 from voxformer.config import ModelConfig, RunConfig, Stage
 from voxformer.config.locations import is_url
 from voxformer.data.checks import Screened, screen
-from voxformer.data.manifest import DataError, Utterance, read_manifest
+from voxformer.data.manifest import DataError, Utterance, read_manifest, spread
 from voxformer.model.bestrq import BestRq
 from voxformer.model.voxformer import VoxFormer
 from voxformer.text import Tokenizer, train_tokenizer
@@ -374,10 +374,7 @@ def load_validation_set(config: RunConfig, tokenizer: Tokenizer | None) -> list[
         return []
     utterances = read_manifest(config.data.valid_manifest)
     screened = _screen("validation", utterances, tokenizer, config)
-    kept, limit = screened.kept, config.data.max_valid_utterances
-    if limit is None or len(kept) <= limit:
-        return kept
-    return [kept[i * len(kept) // limit] for i in range(limit)]
+    return spread(screened.kept, config.data.max_valid_utterances)
 
 
 def _screen(

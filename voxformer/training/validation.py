@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from voxformer.config import RunConfig, Stage
 from voxformer.data.loader import Batch, decode_all, iterate_batches
-from voxformer.data.manifest import Utterance
+from voxformer.data.manifest import Utterance, spread
 from voxformer.data.sampler import BucketingSampler
 from voxformer.decoding import Hypothesis
 from voxformer.evaluation.wer import align_words, band, total
@@ -211,7 +211,6 @@ class Validator:
         """Utterances spread evenly over the validation set, in its order."""
         place = {utterance_id: index for index, utterance_id in enumerate(ids)}
         heard = [u for u in self.utterances if u.id in place]
-        count = min(NUM_SAMPLES, len(heard))
         return [
             {
                 "id": utterance.id,
@@ -219,7 +218,7 @@ class Validator:
                 "hypotheses": {mode: hypotheses[mode][place[utterance.id]] for mode in self.modes},
                 "audio": str(utterance.audio_path),
             }
-            for utterance in (heard[i * len(heard) // count] for i in range(count))
+            for utterance in spread(heard, NUM_SAMPLES)
         ]
 
 
