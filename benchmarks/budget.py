@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--card", default="H100", choices=sorted(PEAKS))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    recipe, _ = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan = make_plan(args.recipe, recipe, args.speech, folder, args.minutes)

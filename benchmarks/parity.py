@@ -25,6 +25,7 @@ from voxformer.evaluation import evaluate
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import ModelError, OpenModel, open_bundle, open_checkpoint
 from voxformer.evaluation.results import write_json
+from voxformer.evaluation.wer import ErrorCounts
 from voxformer.runtime import Bundle, read_bundle
 
 GRAPH_OF = {
@@ -94,29 +95,23 @@ def _numbers(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _words(model: OpenModel, utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
+def _words(model: OpenModel, utterances: Sequence[Utterance]) -> dict[str, ErrorCounts]:
     found = evaluate(model.engine, model.vocabulary, utterances, model.modes, model.options)
-    return {mode: result.words.to_json() for mode, result in found.modes.items()}
+    return {mode: result.words for mode, result in found.modes.items()}
 
 
 def _compared(
-    expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]
+    expected: dict[str, ErrorCounts], found: dict[str, ErrorCounts]
 ) -> dict[str, dict[str, Any]]:
-    def errors(words: dict[str, Any]) -> int:
-        return int(words["substitutions"] + words["deletions"] + words["insertions"])
-
-    rows = {}
-    for mode, left in expected.items():
-        spoken = left["reference_words"]
-        wers = [errors(words) / spoken for words in (left, found[mode])]
-        apart = abs(errors(left) - errors(found[mode]))
-        rows[mode] = {
-            "torch": wers[0],
-            "graphs": wers[1],
-            "errors_apart": apart,
-            "reference_words": spoken,
+    return {
+        mode: {
+            "torch": left.wer,
+            "graphs": found[mode].wer,
+            "errors_apart": abs(left.errors - found[mode].errors),
+            "reference_words": left.reference_words,
         }
-    return rows
+        for mode, left in expected.items()
+    }
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

@@ -47,7 +47,7 @@ def setting(lines, key):
 
 
 def test_minutes_are_shared_as_the_recipe_says_and_hours_become_epochs(speech, tmp_path):
-    recipe, _ = load_recipe("librispeech")
+    recipe = load_recipe("librispeech")
     plan = make_plan("librispeech", recipe, speech, tmp_path, minutes=0.5)
     whole = sum(stage.minutes for stage in recipe.stages.values())
     assert sum(plan.minutes.values()) == pytest.approx(0.5)
@@ -72,12 +72,12 @@ def test_minutes_are_shared_as_the_recipe_says_and_hours_become_epochs(speech, t
 
 
 def test_the_recipe_plans_25_minutes_of_all_stages():
-    recipe, _ = load_recipe("librispeech")
+    recipe = load_recipe("librispeech")
     assert sum(stage.minutes for stage in recipe.stages.values()) == 25
 
 
 def test_a_small_scale_takes_utterances_spread_over_each_set(speech, tmp_path):
-    recipe, _ = load_recipe("librispeech")
+    recipe = load_recipe("librispeech")
     recipe.scales["small"].utterances = 8
     recipe.scales["small"].max_seconds = 0.7
     plan = make_plan("librispeech", recipe, speech, tmp_path, scale="small")
@@ -91,7 +91,7 @@ def test_a_small_scale_takes_utterances_spread_over_each_set(speech, tmp_path):
 
 
 def test_an_optional_set_is_taken_where_it_is_there(speech, tmp_path):
-    recipe, _ = load_recipe("librispeech")
+    recipe = load_recipe("librispeech")
     plan = make_plan("librispeech", recipe, speech, tmp_path)
     assert [path.stem for path, _ in plan.corpus.sets["stage3"]] == list(SETS)
     extra = tmp_path / "speech"
@@ -107,7 +107,7 @@ def test_an_optional_set_is_taken_where_it_is_there(speech, tmp_path):
 
 
 def test_what_is_wrong_is_one_line(speech, tmp_path):
-    recipe, _ = load_recipe("librispeech")
+    recipe = load_recipe("librispeech")
     with pytest.raises(ConfigError, match="no scale 'tiny' in the recipe librispeech; it has sm"):
         make_plan("librispeech", recipe, speech, tmp_path, scale="tiny")
     with pytest.raises(DataError, match=r"librispeech-train\.jsonl: no such manifest"):
