@@ -5,9 +5,10 @@
 
 The recording has stretches with pauses of 0.3 to 3 s between utterances, with pauses of 3 to 15 s,
 and minutes in which one utterance follows another without any. `Recognizer` transcribes it in a
-process of its own, whose peak memory (VmHWM) is what the system saw, and so its first 1 and 10
+process of its own, whose peak memory (VmHWM) is what the system saw, and so its first 1, 10 and 30
 minutes. `windows` is unbroken speech with the cuts in pauses switched off, so that all of it is
-windows that overlap. The same utterances, cut out of the recording, are recognised one by one; what
+windows that overlap. Pieces are as long as the bundle's model knows; `--max-seconds` adds other
+lengths. The same utterances, cut out of the recording, are recognised one by one; what
 is wrong there is the model's doing and not the seams'.
 
 Lost are reference words within 1 s of a seam that an alignment leaves out; added are words that it
@@ -19,14 +20,14 @@ search, text and joining; not loading the model.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,13 @@ from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.results import write_json
 from voxformer.evaluation.wer import total
 from voxformer.runtime import MODES, Mode, Recognizer, Transcript, encode, pad_batch
-from voxformer.runtime.segments import Cutting
+from voxformer.runtime.segments import Cutting, cutting_for
 from voxformer.runtime.transcript import words_of
 
 COLUMNS = (
     "recording",
     "mode",
+    "longest piece, s",
     "minutes",
     "pieces",
     "WER (one by one)",
@@ -69,11 +71,10 @@ COLUMNS = (
     "RTFx",
     "peak MiB",
 )
-BEGINNINGS = (1, 10)
+BEGINNINGS = (1, 10, 30)
 """Minutes whose peak memory is measured beside the whole's."""
 
 NEVER = 1e6
-WINDOWS = Cutting(pause_seconds=NEVER, short_pause_seconds=NEVER)
 WINDOWS_SECONDS = 600.0
 
 
@@ -89,27 +90,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(temporary)
         recognizer = Recognizer.load(args.model, threads=args.threads)
         rate = recognizer.engine.sample_rate
-        recordings: dict[str, tuple[Path, list[Placed], Cutting]] = {}
-        for name, seconds, kinds, cutting in (
-            ("whole", args.minutes * 60, tuple(KINDS), Cutting()),
-            ("windows", min(args.minutes * 60, WINDOWS_SECONDS), ("unbroken",), WINDOWS),
+        composed: dict[str, tuple[Path, list[Placed]]] = {}
+        for name, seconds, kinds in (
+            ("whole", args.minutes * 60, tuple(KINDS)),
+            ("windows", min(args.minutes * 60, WINDOWS_SECONDS), ("unbroken",)),
         ):
             path = folder / f"{name}.flac"
-            recordings[name] = path, compose(path, utterances, seconds, rate, kinds), cutting
+            composed[name] = path, compose(path, utterances, seconds, rate, kinds)
+        cuttings = [recognizer.cutting, *map(cutting_for, args.max_seconds)]
         beginnings = [minutes for minutes in BEGINNINGS if minutes < args.minutes]
         for minutes in beginnings:
-            samples = _read(recordings["whole"][0], 0, minutes * 60 * rate)
+            samples = _read(composed["whole"][0], 0, minutes * 60 * rate)
             soundfile.write(_beginning(folder, minutes), samples, rate)
         print("  ".join(COLUMNS))
         for mode in args.modes or recognizer.modes:
             for minutes in beginnings:
-                rows.append(_memory_row(args, _beginning(folder, minutes), mode, minutes))
+                path = _beginning(folder, minutes)
+                rows.append(_memory_row(args, path, mode, minutes, recognizer.cutting))
                 print("  ".join(rows[-1]), flush=True)
-            for name, (path, placed, cutting) in recordings.items():
+            for (name, (path, placed)), cutting in product(composed.items(), cuttings):
+                if name == "windows":
+                    never = {"pause_seconds": NEVER, "short_pause_seconds": NEVER}
+                    cutting = replace(cutting, **never)
                 found = _child(args, path, mode, cutting)
                 checked = _check(recognizer, path, placed, mode, found)
-                rows.append(_row(name, mode, checked))
-                details.append({"recording": name, "mode": mode, **checked})
+                rows.append(_row(name, mode, cutting, checked))
+                run = {"recording": name, "mode": mode, "cutting": asdict(cutting), **checked}
+                details.append(run)
                 print("  ".join(rows[-1]), flush=True)
             _write(args, rows, details)
     return 0 if all(run["in_order"] for run in details) else 1
@@ -131,6 +138,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--manifest", nargs="+", default=[], help="utterances with their texts")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the recording")
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all of the bundle")
+    parser.add_argument(
+        "--max-seconds", nargs="+", type=float, default=[], help="other lengths of pieces, too"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     parser.add_argument("--json", metavar="FILE", help="write results and circumstances here")
     parser.add_argument("--worker", metavar="AUDIO", help=argparse.SUPPRESS)
@@ -177,7 +187,7 @@ def _in_order(transcript: Transcript) -> bool:
     bounds = [time for part in transcript.segments for time in (part.start, part.end)]
     inside = not times or (times[0] >= 0 and times[-1] <= transcript.duration)
     return inside and all(
-        earlier <= later for row in (times, bounds) for earlier, later in itertools.pairwise(row)
+        earlier <= later for row in (times, bounds) for earlier, later in pairwise(row)
     )
 
 
@@ -229,7 +239,7 @@ def _reference_words(
     return [SpokenWord(word, start + (i + 0.5) * share) for i, word in enumerate(words)]
 
 
-def _row(name: str, mode: str, run: dict[str, Any]) -> list[str]:
+def _row(name: str, mode: str, cutting: Cutting, run: dict[str, Any]) -> list[str]:
     near, alone = run["at_seams"], run["at_seams_one_by_one"]
 
     def rates(whole: float | None, parts: float | None) -> str:
@@ -238,6 +248,7 @@ def _row(name: str, mode: str, run: dict[str, Any]) -> list[str]:
     return [
         name,
         mode,
+        f"{cutting.max_seconds:.1f}",
         f"{run['audio_seconds'] / 60:.1f}",
         str(run["pieces"]),
         rates(run["wer"], run["wer_one_by_one"]),
@@ -251,11 +262,14 @@ def _row(name: str, mode: str, run: dict[str, Any]) -> list[str]:
     ]
 
 
-def _memory_row(args: argparse.Namespace, path: Path, mode: Mode, minutes: int) -> list[str]:
-    found = _child(args, path, mode, Cutting())
+def _memory_row(
+    args: argparse.Namespace, path: Path, mode: Mode, minutes: int, cutting: Cutting
+) -> list[str]:
+    found = _child(args, path, mode, cutting)
     filled = {
         "recording": "the whole's beginning",
         "mode": mode,
+        "longest piece, s": f"{cutting.max_seconds:.1f}",
         "minutes": f"{minutes:.1f}",
         "pieces": str(found["pieces"]),
         "RTFx": f"{found['audio_seconds'] / found['seconds']:.0f}",

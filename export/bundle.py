@@ -80,6 +80,7 @@ def export_bundle(
     timing_cache: Path | None = None,
     force: bool = False,
     max_tokens_per_second: float | None = None,
+    longest_seconds: float | None = None,
     provenance: Provenance | None = None,
     exporter: Exporter = "dynamo",
     say: Callable[[str], None] = lambda message: None,
@@ -102,6 +103,7 @@ def export_bundle(
         force: write what the gate refuses, with its failure in bundle.json, of which the runtime
             warns; int8 then keeps no matrix in fp32.
         max_tokens_per_second: measured on the training data; the config's own value goes first.
+        longest_seconds: of the training utterances; longer recordings are cut to it.
         provenance: of the weights.
         exporter: see `export_graphs`.
         say: called with a line for each step.
@@ -180,6 +182,7 @@ def export_bundle(
             },
             "decoding": options.to_json(),
             "modes": list(modes),
+            "longest_seconds": longest_seconds,
             "precision": precision,
             "ctc_topk": ctc_topk,
             "opset": OPSET,

@@ -67,6 +67,7 @@ def export_checkpoint(
         timing_cache=timing_cache,
         force=force,
         max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
+        longest_seconds=(loaded.metadata["data"] or {}).get("longest_seconds"),
         provenance=Provenance.from_metadata(checkpoint, loaded.metadata),
         exporter=exporter,
         say=say,

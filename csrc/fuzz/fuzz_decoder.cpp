@@ -141,7 +141,8 @@ void Search(FuzzedDataProvider* data) {
   }
 
   const std::size_t cut = data->ConsumeIntegralInRange<std::size_t>(0, frames);
-  const auto found = CtcBatchDecoder(options, fusion).Decode({log_probs, log_probs}, {}, 1);
+  const auto threads = data->ConsumeIntegralInRange<std::size_t>(1, 2);
+  const auto found = CtcBatchDecoder(options, fusion).Decode({log_probs, log_probs}, {}, threads);
   CheckHypotheses(found[0]);
   CtcStream stream(options, fusion);
   stream.Feed(log_probs.First(cut));

@@ -31,6 +31,7 @@ def test_bundle_says_what_is_in_it_and_where_it_comes_from(model, vocabulary, co
         config,
         tmp_path / "deep" / "out",
         max_tokens_per_second=4.5,
+        longest_seconds=16.5,
         provenance=Provenance("runs/best.pt", "ab" * 32, 1200, "hybrid"),
         exporter="trace",
         say=said.append,
@@ -46,6 +47,7 @@ def test_bundle_says_what_is_in_it_and_where_it_comes_from(model, vocabulary, co
         }
     assert values["vocabulary"] == {"size": 12, "blank_id": 0, "sos_eos_id": 11}
     assert values["decoding"]["max_tokens_per_second"] == 4.5
+    assert values["longest_seconds"] == 16.5
     assert values["decoding"]["beam_size"] == config.decoding.beam_size
     assert values["provenance"]["step"] == 1200
     assert values["provenance"]["versions"]["onnx"] == onnx.__version__

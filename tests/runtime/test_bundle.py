@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from voxformer.runtime import BundleError, Recognizer, read_bundle
+from voxformer.runtime.segments import DEFAULT_CUTTING
 
 
 @pytest.fixture
@@ -30,6 +31,22 @@ def test_reads_what_was_written(bundle, model, vocabulary):
     assert read.decoding.max_tokens_per_second == 6.0
     assert read.precision == "fp32"
     assert read.values["parity"]["max_abs_difference"]["log_probs"] < 1e-3
+
+
+@pytest.mark.parametrize(("longest", "most"), [(12.5, 12.5), (None, 30.0), (45, 30.0), (2.0, 8.0)])
+def test_pieces_are_as_long_as_what_the_model_learned_from(copy, longest, most):
+    edit(copy, longest_seconds=longest)
+    cutting = Recognizer.load(copy).cutting
+    assert cutting.max_seconds == most
+    assert cutting.overlap_seconds == min(4.0, most / 4)
+
+
+def test_a_bundle_of_before_is_cut_as_before(copy):
+    path = copy / "bundle.json"
+    values = json.loads(path.read_text("utf-8"))
+    del values["longest_seconds"]
+    path.write_text(json.dumps(values), "utf-8")
+    assert Recognizer.load(copy).cutting == DEFAULT_CUTTING
 
 
 @pytest.mark.parametrize(
@@ -57,6 +74,9 @@ def test_changed_or_missing_file_is_refused_by_name(copy, name):
         ({"vocabulary": {}}, "export it again"),
         ({"sample_rate": "fast"}, "export it again"),
         ({"decoding": None}, "export it again"),
+        ({"longest_seconds": "long"}, "export it again"),
+        ({"longest_seconds": -3}, "longest_seconds is -3.0"),
+        ({"longest_seconds": float("nan")}, "longest_seconds is nan"),
     ],
 )
 def test_unusable_bundle_json_says_what_is_wrong(copy, changes, message):

@@ -89,7 +89,7 @@ def test_gaps_of_all_lengths(seed, pause):
     assert_heard(transcript, words, times)
 
 
-def test_a_quiet_speaker_after_a_loud_one_is_heard(recognizer):
+def test_a_quiet_speaker_after_a_loud_one_is_heard():
     words, gaps, generator = words_and_gaps(60, lambda random: random.uniform(0.05, 1.5), 5)
     loud, times = say(words, gaps, generator)
     quiet = loud * np.float32(10 ** (-25 / 20))
@@ -97,6 +97,17 @@ def test_a_quiet_speaker_after_a_loud_one_is_heard(recognizer):
     found = list(pieces([np.concatenate([loud, quiet]) + noise], RATE, CUTTING))
     for start, end in [(s + shift, e + shift) for shift in (0, len(loud) / RATE) for s, e in times]:
         assert any(p.start <= start * RATE and end * RATE <= p.end for p in found)
+
+
+def test_a_sound_longer_than_pieces_is_told_from_noise_by_what_is_around_it():
+    silence = np.random.default_rng(1).normal(0, 1e-4, 10 * RATE)
+    held = silence + 0.3 * np.sin(np.arange(10 * RATE))
+    recording = np.concatenate([silence, held, silence]).astype(np.float32)
+    found = list(pieces([recording], RATE, Cutting(max_seconds=2.0, overlap_seconds=0.5)))
+    covered = np.zeros(len(recording), bool)
+    for piece in found:
+        covered[piece.start : piece.end] = True
+    assert covered[10 * RATE : 20 * RATE].all()
 
 
 @given(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from voxformer.cli import main
+from voxformer.data.manifest import read_manifest
 from voxformer.training.averaging import average_checkpoints, slim_checkpoint, with_decoding
 from voxformer.training.checkpoint import (
     CheckpointError,
@@ -40,6 +41,8 @@ def test_mean_of_the_last_steps_is_numpys_mean(run: Path, tmp_path: Path) -> Non
     assert not torch.equal(mean["model"]["ctc_head.weight"], states[-1]["model"]["ctc_head.weight"])
     loaded = load_model_checkpoint(out)
     torch.testing.assert_close(dict(loaded.model.state_dict()), mean["model"])
+    durations = sorted(u.duration for u in read_manifest(loaded.config.data.train_manifest))
+    assert durations[-2] <= loaded.metadata["data"]["longest_seconds"] <= durations[-1]
 
 
 def test_a_slim_half_checkpoint_has_the_averaged_weights_and_trains_on(

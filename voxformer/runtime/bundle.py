@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Bundle:
         decoding: default options of the searches.
         modes: decoding modes whose parts are trained.
         precision: of weights and arithmetic: `fp32`, `fp16` or `int8`.
+        longest_seconds: of the utterances that it was trained on; None where it is not known.
         values: all of bundle.json: provenance, parity, WER, …
     """
 
@@ -51,6 +53,7 @@ class Bundle:
     decoding: DecodingOptions
     modes: tuple[Mode, ...]
     precision: str
+    longest_seconds: float | None
     values: dict[str, Any]
 
     def file(self, name: str) -> Path:
@@ -98,6 +101,7 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
             decoding=DecodingOptions.from_mapping(values["decoding"]),
             modes=tuple(mode for mode in MODES if mode in values.get("modes", MODES)),
             precision=str(values["precision"]),
+            longest_seconds=_optional_seconds(values.get("longest_seconds")),
             values=values,
         )
     except BundleError:
@@ -106,6 +110,13 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
         raise BundleError(
             f"{path / MANIFEST_NAME}: incomplete or of another shape ({error!r}); export it again"
         ) from None
+
+
+def _optional_seconds(value: Any) -> float | None:
+    seconds = None if value is None else float(value)
+    if seconds is not None and not 0.0 < seconds < math.inf:
+        raise ValueError(f"longest_seconds is {seconds}")
+    return seconds
 
 
 def sha256_of(path: Path) -> str:

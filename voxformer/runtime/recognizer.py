@@ -27,7 +27,7 @@ from voxformer.runtime.pipeline import pipelined
 from voxformer.runtime.pools import Pool, Recording, pools
 from voxformer.runtime.recognise import batches_by_duration, decode, encode, pad_batch
 from voxformer.runtime.seams import Window, join
-from voxformer.runtime.segments import DEFAULT_CUTTING, Cutting, Piece
+from voxformer.runtime.segments import DEFAULT_CUTTING, Cutting, Piece, cutting_for
 from voxformer.runtime.transcript import Transcript, transcript_of, words_of
 
 ENGINES = ("onnxruntime", "tensorrt")
@@ -98,7 +98,8 @@ class Recognizer:
 
             opened = OnnxEngine.from_bundle(bundle, provider, threads)
         decoding = replace(bundle.decoding, num_threads=threads, **options)
-        return cls(opened, bundle.vocabulary, decoding, bundle.modes)
+        cutting = cutting_for(bundle.longest_seconds)
+        return cls(opened, bundle.vocabulary, decoding, bundle.modes, cutting)
 
     def transcribe(
         self,
@@ -109,8 +110,9 @@ class Recognizer:
     ) -> list[Transcript]:
         """Transcribe recordings, batched by duration; the results are in the order given.
 
-        A recording longer than 30 s is cut in its pauses; where it has none, pieces overlap, and
-        `seams` joins their words. Files are read as they are recognised, and may be of any length.
+        A recording longer than `cutting.max_seconds`, which are at most 30 and no more than the
+        model was trained on, is cut in its pauses; where it has none, pieces overlap, and `seams`
+        joins their words. Files are read as they are recognised, and may be of any length.
 
         Args:
             recordings: paths of audio files, or float32 [samples] in [-1, 1], mono, at the model's

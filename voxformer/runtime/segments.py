@@ -13,7 +13,7 @@ louder than a model knows it, and noise alone is taken for speech.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,9 @@ ABOVE_FLOOR = 0.25
 
 MOST_ABOVE_FLOOR_DB = 12.0
 """A click may be the peak; what is so far above the floor is speech all the same."""
+
+CONTEXT_SECONDS = 30.0
+"""Before and after, that floor and peak are taken from."""
 
 LEAST_SECONDS = 0.5
 """That a piece may be limited to."""
@@ -94,6 +97,24 @@ class Piece:
 
 DEFAULT_CUTTING = Cutting()
 
+LEAST_PIECE_SECONDS = 8.0
+"""Shorter pieces lose more at their many seams than a model loses in what is new to it."""
+
+
+def cutting_for(longest_seconds: float | None) -> Cutting:
+    """How recordings are cut for a model: into pieces no longer than those that it learned from.
+
+    What is longer it hears worse, the attention decoder above all (Chorowski et al. 2015).
+
+    Args:
+        longest_seconds: of its training utterances; None, where that is not known, is the default.
+    """
+    if longest_seconds is None:
+        return DEFAULT_CUTTING
+    most = min(max(longest_seconds, LEAST_PIECE_SECONDS), DEFAULT_CUTTING.max_seconds)
+    overlap = min(DEFAULT_CUTTING.overlap_seconds, most / 4)
+    return replace(DEFAULT_CUTTING, max_seconds=most, overlap_seconds=overlap)
+
 
 class Cut(NamedTuple):
     """What to do with the samples at hand: the piece [start, end), and where to go on."""
@@ -130,6 +151,7 @@ class _Cutter:
 
         self._hop = max(1, int(HOP_SECONDS * sample_rate))
         self._longest = frames(cutting.max_seconds)
+        self._context = max(self._longest, frames(CONTEXT_SECONDS))
         self._pause = frames(cutting.pause_seconds)
         self._short_pause = frames(cutting.short_pause_seconds)
         self._margin = frames(cutting.margin_seconds)
@@ -152,9 +174,10 @@ class _Cutter:
         framed = self._held[known * self._hop :][: fresh * self._hop].reshape(fresh, self._hop)
         power = np.var(framed, axis=1, dtype=np.float64)
         self._power = np.concatenate([self._power, power])
-        # Twice what a piece may hold, so that floor and peak are known beyond it.
-        while len(self._power) > 2 * self._longest:
-            yield from self._next(2 * self._longest, final=False)
+        # More than a piece may hold, so that floor and peak are known beyond it.
+        ahead = self._longest + self._context
+        while len(self._power) > ahead:
+            yield from self._next(ahead, final=False)
 
     def finish(self) -> Iterator[Piece]:
         if self._start == 0 and len(self._held) <= self._longest * self._hop:
@@ -174,7 +197,7 @@ class _Cutter:
             samples = self._held[cut.start * self._hop : end * self._hop].copy()
             yield Piece(self._start + cut.start * self._hop, samples)
         self._covered = max(0, cut.end - cut.following)
-        self._earlier = np.concatenate([self._earlier, level[: cut.following]])[-self._longest :]
+        self._earlier = np.concatenate([self._earlier, level[: cut.following]])[-self._context :]
         self._start += cut.following * self._hop
         self._held = self._held[cut.following * self._hop :]
         self._power = self._power[cut.following :]

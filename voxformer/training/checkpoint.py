@@ -55,7 +55,7 @@ class LoadedModel:
         model: in evaluation mode, with the averaged weights when the run kept them.
         tokens: every token, `<blank>` first and `<sos/eos>` last.
         config: of the run that made it.
-        metadata: `step`, `stage`, `max_tokens_per_second`, `metrics`, `digest`.
+        metadata: `step`, `stage`, `max_tokens_per_second`, `data`, `metrics`, `digest`.
     """
 
     model: VoxFormer
@@ -163,7 +163,7 @@ def load_model_checkpoint(path: str | Path) -> LoadedModel:
     model.eval()
     metadata = {
         key: state.get(key)
-        for key in ("step", "stage", "max_tokens_per_second", "metrics", "digest")
+        for key in ("step", "stage", "max_tokens_per_second", "data", "metrics", "digest")
     }
     return LoadedModel(model, list(state["tokens"]), config, metadata)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from voxformer.config import RunConfig, Stage
 from voxformer.data.manifest import Utterance
 from voxformer.training.checkpoint import TRAINING_ONLY, CheckpointError
@@ -66,11 +68,18 @@ def changed_settings(path: str | Path, saved: Mapping[str, Any], config: RunConf
 
 
 def describe_data(utterances: Sequence[Utterance]) -> dict[str, Any]:
-    """What a checkpoint keeps of the training set, to know it again under another path."""
+    """What a checkpoint keeps of the training set: to know it again under another path, and for
+    `longest_seconds`, how long the utterances are that the model knows.
+    """
     digest = hashlib.sha256()
     for utterance in utterances:
         digest.update(f"{utterance.id}\t{utterance.duration}\t{utterance.weight}\n".encode())
-    return {"utterances": len(utterances), "digest": digest.hexdigest()}
+    return {
+        "utterances": len(utterances),
+        "digest": digest.hexdigest(),
+        # Of 99 in 100: a model has not learned from the few that are longer what length is like.
+        "longest_seconds": float(np.percentile([u.duration for u in utterances], 99)),
+    }
 
 
 def changed_data(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
