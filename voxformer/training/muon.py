@@ -69,37 +69,51 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply the gradients; `closure` is not used."""
-        for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    wide = self._wide_update(parameter, group["momentum"])
-                    shape = (wide.size(0), wide.size(1))
-                    by_shape.setdefault(shape, []).append((parameter, wide))
-            for (_, columns), members in by_shape.items():
-                updates = orthogonalise(torch.stack([wide for _, wide in members]))
-                scale = group["lr"] * ADAMW_RMS * columns**0.5
-                for (parameter, _), update in zip(members, updates, strict=True):
-                    tall = parameter.size(0) > parameter.size(1)
-                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                    parameter.add_(
-                        (update.mT if tall else update).to(parameter.dtype), alpha=-scale
-                    )
+        """Apply the gradients; `closure` is not used.
 
-    def _wide_update(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov momentum of a weight's gradient, turned so that rows <= columns."""
-        gradient = parameter.grad
-        assert gradient is not None
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        average: Tensor = state["momentum"]
-        average.lerp_(gradient, 1.0 - momentum)
-        update = gradient.lerp(average, momentum)
-        if update.is_cuda:
-            update = update.bfloat16()
-        return update.mT if update.size(0) > update.size(1) else update
+        A few operations over all weights at once: a GPU takes longer to be told of a weight than to
+        update it.
+        """
+        for group in self.param_groups:
+            members = [p for p in group["params"] if p.grad is not None]
+            if not members:
+                continue
+            updates = self._momenta(members, group["momentum"])
+            torch._foreach_mul_(members, 1.0 - group["lr"] * group["weight_decay"])
+            by_shape: dict[tuple[int, ...], list[int]] = {}
+            for index, parameter in enumerate(members):
+                by_shape.setdefault(tuple(sorted(parameter.shape)), []).append(index)
+            for (_, columns), alike in by_shape.items():
+                # Wide before tall ones, so that each kind is one tensor when it is added.
+                wide = [i for i in alike if members[i].size(0) <= members[i].size(1)]
+                tall = [i for i in alike if members[i].size(0) > members[i].size(1)]
+                stacked = torch.stack([updates[i] for i in wide] + [updates[i].mT for i in tall])
+                if stacked.is_cuda:
+                    stacked = stacked.bfloat16()
+                flat = orthogonalise(stacked).to(members[alike[0]].dtype)
+                scale = group["lr"] * ADAMW_RMS * columns**0.5
+                for indices, found in (
+                    (wide, flat[: len(wide)]),
+                    (tall, flat[len(wide) :].mT.contiguous()),
+                ):
+                    if indices:
+                        torch._foreach_add_(
+                            [members[i] for i in indices], list(found.unbind()), alpha=-scale
+                        )
+
+    def _momenta(self, members: list[nn.Parameter], momentum: float) -> list[Tensor]:
+        """Nesterov momenta of the weights' gradients."""
+        averages: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for parameter in members:
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            averages.append(state["momentum"])
+            assert parameter.grad is not None
+            gradients.append(parameter.grad)
+        torch._foreach_lerp_(averages, gradients, 1.0 - momentum)
+        return list(torch._foreach_lerp(gradients, averages, momentum))
 
 
 class Optimizers:

@@ -38,6 +38,7 @@ def make_optimizer(module: nn.Module, config: TrainingConfig) -> Optimizers:
         lr=config.learning_rate,
         betas=(config.adam_betas[0], config.adam_betas[1]),
         eps=1e-8,
+        fused=True,  # one kernel for all weights
     )
     if not matrices:
         return Optimizers(adamw=adamw)
@@ -122,17 +123,21 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = module
-        self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        present = module.state_dict()  # shares the module's memory
+        self.average = {k: v.detach().clone() for k, v in present.items()}
+        self._present = [v for v in present.values() if v.is_floating_point()]
+        self._average = [v for v in self.average.values() if v.is_floating_point()]
+        self._counts = [
+            (self.average[k], v) for k, v in present.items() if not v.is_floating_point()
+        ]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the module's present weights."""
         decay = min(self.decay, (1.0 + step) / (10.0 + step))
-        for name, value in self.module.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1.0 - decay)
-            else:
-                self.average[name].copy_(value)
+        torch._foreach_lerp_(self._average, self._present, 1.0 - decay)
+        for average, value in self._counts:
+            average.copy_(value)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights under the module's names."""
