@@ -269,6 +269,11 @@ class AugmentConfig(Section):
         1.1,
     ]
     """Speed perturbation by resampling (Ko et al. 2015): one factor is drawn per utterance."""
+    tempo_factors: Annotated[
+        list[Annotated[float, Field(ge=0.8, le=1.25)]], Field(min_length=1)
+    ] = [1.0]
+    """The same at constant pitch (WSOLA, Verhelst and Roelands 1993), after the speed; one factor
+    is drawn per utterance, so that naming 1.0 more often leaves more of them as they are."""
     gain_db: float = Field(6.0, ge=0.0, le=40.0)
     """Level drawn evenly from -gain_db to +gain_db."""
     noise_probability: Probability = 0.2
@@ -290,6 +295,11 @@ class AugmentConfig(Section):
     Hinton 2013), for want of speakers; [1.0, 1.0] is off."""
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
     """Masks on the log-mel features."""
+
+    @property
+    def slowest(self) -> float:
+        """Least factor of speed and tempo together: an utterance gets no longer than over it."""
+        return min(self.speed_factors) * min(self.tempo_factors)
 
 
 class TrainingSet(Section):

@@ -1,4 +1,4 @@
-"""What is done to training speech: speed, rooms, noise, gain on samples, SpecAugment on features.
+"""What is done to training speech: speed, tempo, rooms, noise, gain; SpecAugment on features.
 
 Every draw comes from a generator or seed of the utterance in its epoch (see `seeds`); nothing
 depends on the batch that the utterance is in.
@@ -18,6 +18,7 @@ from ..audio.io import read_audio, resample
 from ..config.schema import AugmentConfig, SpecAugmentConfig
 from .manifest import read_manifest
 from .reverberation import draw_room, impulse_response, reverberate
+from .tempo import change_tempo
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ FORMANTS_HZ = 4800.0
 
 
 class Augmenter:
-    """Speed, reverberation, additive noise and gain, as `AugmentConfig` describes them.
+    """Speed, tempo, reverberation, additive noise and gain, as `AugmentConfig` describes them.
 
     Args:
         config: options; `config.noise_manifest` is read here, so that a bad one shows at the start.
@@ -49,12 +50,13 @@ class Augmenter:
         generator: np.random.Generator,
         can_align: Callable[[int], bool] = lambda num_samples: True,
     ) -> Waveform:
-        """Augment float32 [samples]; the result has other samples and, after speed, another length.
+        """Augment float32 [samples]; after speed or tempo the result has another length.
 
         Args:
             waveform: one utterance.
             generator: of this utterance in this epoch.
-            can_align: whether so many samples are still enough; where not, the speed stays 1.
+            can_align: whether so many samples are still enough; where not, the speed, or the
+                tempo, stays 1.
         """
         config = self._config
         factor = float(generator.choice(config.speed_factors))
@@ -62,7 +64,12 @@ class Augmenter:
             faster = change_speed(waveform, factor, self._sample_rate)
             if can_align(len(faster)):
                 waveform = faster
-        # Draws for rooms only where there are any: without them, streams are as they were.
+        # Draws for tempo and rooms only where there are any: else streams are as they were.
+        if config.tempo_factors != [1.0]:
+            tempo = float(generator.choice(config.tempo_factors))
+            hurried = change_tempo(waveform, tempo, self._sample_rate)
+            if can_align(len(hurried)):
+                waveform = hurried
         if config.reverb_probability > 0.0 and generator.random() < config.reverb_probability:
             low, high = sorted(config.reverb_seconds)
             room = draw_room((low, high), generator)
