@@ -246,7 +246,8 @@ class TrainingConfig(Section):
 
 
 class SpecAugmentConfig(Section):
-    """SpecAugment (Park et al. 2019): bands and spans of the features set to the mean."""
+    """SpecAugment (Park et al. 2019), with the options of its sequel (Park et al. 2020): bands and
+    spans of the features set to the mean."""
 
     frequency_masks: int = Field(2, ge=0, le=20)
     """Bands per utterance."""
@@ -256,6 +257,11 @@ class SpecAugmentConfig(Section):
     """Spans per utterance, at most; short utterances get one per `time_width`·2 frames."""
     time_width: int = Field(25, ge=1, le=500)
     """Longest span, in 10 ms frames."""
+    time_mask_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    """Spans per frame (p_M of Park et al. 2020), up to `time_masks`; 0 is off."""
+    time_width_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    """Longest span over the utterance's length (p_S of Park et al. 2020), in place of `time_width`;
+    short utterances then get as many as others, unless `time_mask_ratio` is set. 0 is off."""
     max_time_fraction: float = Field(0.3, ge=0.0, le=1.0)
     """Share of an utterance that spans may cover together."""
 

@@ -164,7 +164,7 @@ def spec_augment(
     seeds: torch.Tensor,
     options: SpecAugmentConfig,
 ) -> torch.Tensor:
-    """Mask bands and spans of normalised features with 0, their mean (Park et al. 2019).
+    """Mask bands and spans of normalised features with 0, their mean (Park et al. 2019, 2020).
 
     The masks of an utterance are a function of its seed and length alone, so that padding,
     batch-mates and the device change nothing. They are drawn by a counter-based hash: no
@@ -193,8 +193,13 @@ def spec_augment(
     if spans:
         draws = uniform[:, 2 * bands :]
         length = lengths[:, None]
-        width = _integers(draws[:, :spans], options.time_width + 1)
-        allowed = length // (2 * options.time_width)
+        longest: int | torch.Tensor = options.time_width
+        allowed: int | torch.Tensor = length // (2 * options.time_width)
+        if options.time_width_ratio:
+            longest, allowed = _share(length, options.time_width_ratio), spans
+        if options.time_mask_ratio:
+            allowed = _share(length, options.time_mask_ratio)
+        width = _integers(draws[:, :spans], longest + 1)
         width = width * (torch.arange(spans, device=width.device) < allowed)
         budget = (length * options.max_time_fraction).long()
         spent = width.cumsum(dim=1) - width
@@ -241,6 +246,11 @@ def perturb_vocal_tract(
     index = below[:, None, :].expand_as(features)
     lower, upper = features.gather(2, index), features.gather(2, index + 1)
     return lower + share * (upper - lower)
+
+
+def _share(lengths: torch.Tensor, ratio: float) -> torch.Tensor:
+    """The floor of ratio x length, int64 in the lengths' shape, equal on every device."""
+    return (lengths.double() * ratio).long()
 
 
 def _integers(uniform: torch.Tensor, limit: Any) -> torch.Tensor:
