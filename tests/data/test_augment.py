@@ -207,6 +207,31 @@ def test_number_and_width_of_spans_grow_with_the_length(adaptive: dict[str, floa
         assert set(masked) == reference_spans(int(seeds[row]), length, options)
 
 
+@pytest.mark.parametrize("adaptive", [{}, *ADAPTIVE])
+def test_widths_grow_with_the_run_up_to_the_full_ones(adaptive: dict[str, float]) -> None:
+    lengths, seeds = torch.tensor([700, 1000]), seeds_of("a", "b")
+    ones = torch.ones(2, 1000, 80)
+    options = SpecAugmentConfig(max_time_fraction=1.0, **adaptive)
+    full = spec_augment(ones, lengths, seeds, options)
+    growing = options.model_copy(update={"warmup_share": 0.5})
+    # Widths are in proportion: the masks at half the strength are those of options half as wide.
+    half = {
+        "frequency_width": options.frequency_width // 2,
+        "time_width": options.time_width // 2,
+        "time_width_ratio": options.time_width_ratio / 2,
+    }
+    halved = spec_augment(ones, lengths, seeds, options.model_copy(update=half))
+    masked = [
+        float((spec_augment(ones, lengths, seeds, growing, p) == 0).float().mean())
+        for p in (1e-9, 0.1, 0.25, 0.5, 1.0)
+    ]
+    assert masked[0] == 0.0
+    assert masked == sorted(masked)
+    assert torch.equal(spec_augment(ones, lengths, seeds, growing, 0.25), halved)
+    assert torch.equal(spec_augment(ones, lengths, seeds, growing, 0.5), full)
+    assert torch.equal(spec_augment(ones, lengths, seeds, growing), full)
+
+
 def test_adaptive_masks_cover_long_utterances_as_much_as_middling_ones() -> None:
     """Fixed ones cover less the longer the utterance: 16 % of 15 s are masked, 23 % of 4 s."""
 

@@ -264,6 +264,9 @@ class SpecAugmentConfig(Section):
     short utterances then get as many as others, unless `time_mask_ratio` is set. 0 is off."""
     max_time_fraction: float = Field(0.3, ge=0.0, le=1.0)
     """Share of an utterance that spans may cover together."""
+    warmup_share: Probability = 0.0
+    """Share of the run over which the largest widths grow linearly from 0 to what they are here; 0
+    is off."""
 
 
 class AugmentConfig(Section):

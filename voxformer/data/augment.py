@@ -163,18 +163,20 @@ def spec_augment(
     lengths: torch.Tensor,
     seeds: torch.Tensor,
     options: SpecAugmentConfig,
+    progress: float = 1.0,
 ) -> torch.Tensor:
     """Mask bands and spans of normalised features with 0, their mean (Park et al. 2019, 2020).
 
-    The masks of an utterance are a function of its seed and length alone, so that padding,
-    batch-mates and the device change nothing. They are drawn by a counter-based hash: no
-    generator state, no loop over the batch, no transfer from the device.
+    The masks of an utterance are a function of its seed and length alone, and of how far the run
+    is, so that padding, batch-mates and the device change nothing. They are drawn by a
+    counter-based hash: no generator state, no loop over the batch, no transfer from the device.
 
     Args:
         features: float [batch, frames, n_mels], normalised per utterance.
         lengths: int64 [batch], valid frames.
         seeds: int64 [batch], one for each utterance and epoch; see `derived_seed`.
         options: number and size of the masks.
+        progress: share of the run's schedule that is behind, for `options.warmup_share`.
 
     Returns:
         A new tensor like `features`.
@@ -185,18 +187,20 @@ def spec_augment(
     bands, spans = options.frequency_masks, options.time_masks
     uniform = _uniform(seeds.to(features.device), 2 * (bands + spans))  # [batch, draws]
     lengths = lengths.to(features.device)
+    strength = min(1.0, progress / options.warmup_share) if options.warmup_share else 1.0
     masked = torch.zeros(features.shape, dtype=torch.bool, device=features.device)
     if bands:
-        width = _integers(uniform[:, :bands], min(options.frequency_width, n_mels) + 1)
+        widest = int(min(options.frequency_width, n_mels) * strength)
+        width = _integers(uniform[:, :bands], widest + 1)
         start = _integers(uniform[:, bands : 2 * bands], n_mels - width + 1)
         masked |= _covered(start, width, n_mels)[:, None, :]
     if spans:
         draws = uniform[:, 2 * bands :]
         length = lengths[:, None]
-        longest: int | torch.Tensor = options.time_width
+        longest: int | torch.Tensor = int(options.time_width * strength)
         allowed: int | torch.Tensor = length // (2 * options.time_width)
         if options.time_width_ratio:
-            longest, allowed = _share(length, options.time_width_ratio), spans
+            longest, allowed = _share(length, options.time_width_ratio * strength), spans
         if options.time_mask_ratio:
             allowed = _share(length, options.time_mask_ratio)
         width = _integers(draws[:, :spans], longest + 1)
