@@ -137,7 +137,7 @@ def _memory(
     module, objective = build_objective(config, device)
     optimizer = make_optimizer(module, config.training)
     trial = Trial(config, module, objective, optimizer, Precision("bf16", device))
-    longest = max(u.duration for u in utterances) / min(config.augment.speed_factors)
+    longest = max(u.duration for u in utterances) / config.augment.slowest
     tokens = max(len(tokenizer.encode(u.text)) for u in utterances)
     tokens = 0 if config.stage is Stage.PRETRAIN else tokens
     one, two = (

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from svg import COLOURS, page
+
 OURS = "voxformer"
 # Two peers apply a language model to words; ours does as well where it is compared with them.
 OURS_WITH_THE_LM = dict.fromkeys(
@@ -37,10 +39,6 @@ THREADS_AIM = 1.85
 LEAST_WALL_S = 0.002
 # Two sums of the same alignments differ by less.
 LEAST_NATS = 1e-3
-COLOURS = (
-    *("#c02020", "#e08080", "#1f5fa8", "#6aa3dd", "#0d3560", "#2f8f4e"),
-    *("#8fd0a2", "#b07a10", "#e5c06a", "#7a3fa0", "#c39ad9", "#888888"),
-)
 
 Values = dict[str, Any]
 
@@ -213,10 +211,6 @@ def _svg(lines: dict[str, list[tuple[int, float]]], title: str) -> str:
         )
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-size="12">',
-        "<style>text { font-family: sans-serif }</style>",
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="{left}" y="22" font-size="14">{escape(title)}</text>',
         f'<text x="{left}" y="{height - 12}">tokens in the vocabulary</text>',
         f'<text transform="translate(16 {height / 2 + 60}) rotate(-90)">CPU µs a frame</text>',
     ]
@@ -243,7 +237,7 @@ def _svg(lines: dict[str, list[tuple[int, float]]], title: str) -> str:
             f'<rect x="{width - right + 20}" y="{y - 9}" width="12" height="10" fill="{colour}"/>'
             f'<text x="{width - right + 38}" y="{y}">{escape(name)}</text>'
         )
-    return "\n".join([*parts, "</svg>", ""])
+    return page(width, height, title, parts, at=(left, 22))
 
 
 def _claim(text: str, aim: float | None, ratios: Sequence[tuple[float, str]]) -> Values:

@@ -18,6 +18,7 @@ from typing import Any
 
 from one_line import leave
 
+from voxformer.config import Stage
 from voxformer.data.manifest import read_manifest, spread
 from voxformer.evaluation import evaluate
 from voxformer.evaluation.circumstances import circumstances
@@ -40,16 +41,14 @@ COLUMNS = (
 )
 
 
-def rows_of(
-    run: Path, manifest: Path, change: str, learned: str, limit: int | None
-) -> list[list[str]]:
-    """The run's rows, one for each mode.
+def figures_of(run: Path, manifest: Path, limit: int | None) -> dict[str, Any]:
+    """What a run has cost, and the error rates of its best checkpoint in each mode.
+
+    Parameters are those that its modes use: of stage 2, all but the decoder's.
 
     Args:
         run: folder with `latest.pt`.
         manifest: of the development set.
-        change: what sets this run apart.
-        learned: what it taught.
         limit: utterances, at most, spread evenly.
     """
     best = best_of(run)
@@ -57,26 +56,49 @@ def rows_of(
     utterances = spread(read_manifest(manifest), limit)
     found = evaluate(model.engine, model.vocabulary, utterances, model.modes, model.options)
     state = load_checkpoint(run / "latest.pt")
-    parameters = sum(value.numel() for value in state["model"].values())
-    position, config = state["position"], state["config"]
-    first = [
-        change,
-        str(config["training"]["seed"]),
-        state["stage"],
-        f"{parameters / 1e6:.1f} M",
-        f"{hours_heard(state):.1f}",
-        f"{position['seconds']:.0f}",
-    ]
+    modes = found.to_json(utterances=False)["modes"]
+    return {
+        "seed": state["config"]["training"]["seed"],
+        "stage": state["stage"],
+        "parameters": sum(
+            value.numel()
+            for name, value in state["model"].items()
+            if state["stage"] != Stage.CTC.value or not name.startswith("decoder.")
+        ),
+        "audio_hours": hours_heard(state),
+        "seconds": state["position"]["seconds"],
+        "modes": {
+            mode: {key: result[key] for key in ("wer", "wer_interval_95", "words")}
+            for mode, result in modes.items()
+        },
+    }
+
+
+def cells_of(figures: dict[str, Any]) -> list[list[str]]:
+    """Parameters, hours heard, seconds, mode, WER and its interval as text, a row for each mode."""
     return [
         [
-            *first,
+            f"{figures['parameters'] / 1e6:.1f} M",
+            f"{figures['audio_hours']:.1f}",
+            f"{figures['seconds']:.0f}",
             mode,
-            f"{result.wer:.2%}",
-            f"{result.interval[0]:.2%} - {result.interval[1]:.2%}",
-            learned,
+            f"{result['wer']:.2%}",
+            "{:.2%} - {:.2%}".format(*result["wer_interval_95"]),
         ]
-        for mode, result in found.modes.items()
+        for mode, result in figures["modes"].items()
     ]
+
+
+def rows_of(figures: dict[str, Any], change: str, learned: str) -> list[list[str]]:
+    """The run's rows, one for each mode.
+
+    Args:
+        figures: of `figures_of`.
+        change: what sets this run apart.
+        learned: what it taught.
+    """
+    first = [change, str(figures["seed"]), figures["stage"]]
+    return [[*first, *cells, learned] for cells in cells_of(figures)]
 
 
 def hours_heard(state: dict[str, Any]) -> float:
@@ -120,7 +142,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="said under the table, such as its scale")
     parser.add_argument("--json", type=Path, required=True, help="the table, made or added to")
     args = parser.parse_args()
-    rows = rows_of(args.run, args.manifest, args.change, args.learned, args.utterances)
+    figures = figures_of(args.run, args.manifest, args.utterances)
+    rows = rows_of(figures, args.change, args.learned)
     for row in rows:
         print("  ".join(row))
     add(args.json, rows, args.note)

@@ -8,8 +8,9 @@ an epoch of them is read as `voxformer train` reads it: in the sampler's batches
 token ids, without the cache of small sets. A first epoch brings the files into the page cache.
 Seconds of audio are those that come out, without padding, over the CPU time of this process and its
 workers ("a core"), and over the clock. The first rows are the default augmentation with 0, 1 and 2
-workers; the others, in this process, say what each option costs. SpecAugment and vocal-tract length
-are a part of the step, on the training device, and are not in these figures.
+workers; the others, in this process, say what each option costs, the last ones what the `augment`
+sections of the configs of `--configs` do. SpecAugment and vocal-tract length are a part of the
+step, on the training device, and are not in these figures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from one_line import leave
 
-from voxformer.config.schema import AugmentConfig
+from voxformer.config import AugmentConfig, load_config
 from voxformer.data.loader import iterate_batches
 from voxformer.data.manifest import Utterance, read_manifest, spread, write_manifest
 from voxformer.data.sampler import BucketingSampler
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--manifest", required=True, help="speech; copied to FLAC for the time")
     parser.add_argument("--utterances", type=int, default=400, help="as many of it (default: 400)")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--configs", nargs="*", default=["librispeech/stage2"], metavar="NAME")
     parser.add_argument("--epochs", type=int, default=5, help="of each row; medians are given")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -61,11 +63,9 @@ def main() -> None:
         write_manifest(noise, speech[:20])
         tokenizer = train_tokenizer([u.text for u in speech], 500, Path(folder) / "tokenizer")
         rows = []
-        for name, options, workers in cases(str(noise)):
+        for name, augment, workers in [*cases(str(noise)), *map(case_of, args.configs)]:
             figures = [
-                measure(
-                    speech, tokenizer, AugmentConfig(**options), workers, args.batch_size, epoch
-                )
+                measure(speech, tokenizer, augment, workers, args.batch_size, epoch)
                 for epoch in range(args.epochs + 1)
             ][1:]
             core, clock = (statistics.median(column) for column in zip(*figures, strict=True))
@@ -83,20 +83,31 @@ def main() -> None:
         write_json(args.json, values)
 
 
-def cases(noise_manifest: str) -> list[tuple[str, dict[str, Any], int]]:
+Case = tuple[str, AugmentConfig, int]
+
+
+def cases(noise_manifest: str) -> list[Case]:
     """Name, options and workers of each row."""
     always: dict[str, Any] = {**NOTHING, "noise_probability": 1.0}
-    return [
+    options: list[tuple[str, dict[str, Any], int]] = [
         *[("default", {}, workers) for workers in (0, 1, 2)],
         ("none", NOTHING, 0),
         ("speed 0.9, 1.0, 1.1", {**NOTHING, "speed_factors": [0.9, 1.0, 1.1]}, 0),
         ("speed 0.9 always", {**NOTHING, "speed_factors": [0.9]}, 0),
         ("speed 1.1 always", {**NOTHING, "speed_factors": [1.1]}, 0),
+        ("tempo 0.9 always", {**NOTHING, "tempo_factors": [0.9]}, 0),
+        ("tempo 1.1 always", {**NOTHING, "tempo_factors": [1.1]}, 0),
         ("level", {**NOTHING, "gain_db": 6.0}, 0),
         ("made noise always", always, 0),
         ("recorded noise always", {**always, "noise_manifest": noise_manifest}, 0),
         ("all, noise always", {"noise_probability": 1.0}, 0),
     ]
+    return [(name, AugmentConfig(**values), workers) for name, values, workers in options]
+
+
+def case_of(config: str) -> Case:
+    """The row of a training config's augmentation."""
+    return config, load_config(config)[0].augment, 0
 
 
 def to_flac(utterances: list[Utterance], count: int, folder: Path) -> list[Utterance]:

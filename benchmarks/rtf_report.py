@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from svg import page
+
 COLOURS = {"torch": "#8a8a8a", "fp32": "#1f5fa8", "fp16": "#6aa3dd", "int8": "#c02020"}
 OTHER = "#b07a10"
 
@@ -52,13 +54,7 @@ def plot(values: dict[str, Any], title: str) -> str:
             f'<text x="{left + long + 6:.1f}" y="{y + 12}">{best:.0f}</text>'
         )
         y += bar
-    head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y + 20}" font-size="12">',
-        "<style>text { font-family: sans-serif }</style>",
-        f'<rect width="{width}" height="{y + 20}" fill="#ffffff"/>',
-        f'<text x="10" y="24" font-size="14">{escape(title)}</text>',
-    ]
-    return "\n".join([*head, *parts, "</svg>", ""])
+    return page(width, y + 20, title, parts)
 
 
 def _colour(row: dict[str, Any]) -> str:

@@ -363,7 +363,7 @@ def _memory(config: RunConfig) -> dict[str, Any]:
     device = torch.device("cpu")
     module, objective = build_objective(config, device)
     optimizer = make_optimizer(module, config.training)
-    longest = max(u.duration for u in utterances) / min(config.augment.speed_factors)
+    longest = max(u.duration for u in utterances) / config.augment.slowest
     tokens = max(len(tokenizer.encode(u.text)) for u in utterances) if tokenizer else 0
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in module.parameters())

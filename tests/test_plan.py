@@ -17,7 +17,7 @@ from voxformer.data.manifest import DataError, read_manifest
 from voxformer.plan import load_recipe, make_plan
 from voxformer.recipe import STAGES
 
-from .tones import WORDS, write_corpus
+from .tones import write_speech
 
 SETS = ("librispeech-train", "commonvoice-train", "ljspeech-train", "speechocean-train")
 HELD_OUT = ("librispeech-dev", "librispeech-other")
@@ -26,20 +26,7 @@ HELD_OUT = ("librispeech-dev", "librispeech-other")
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory):
     """Tones under the names of the recipe's sets: 24 utterances each, 6 of those held out."""
-    folder = tmp_path_factory.mktemp("speech")
-    for name in (*SETS, *HELD_OUT):
-        (folder / name).mkdir()
-        write_corpus(folder / name)
-        rows = (folder / name / ("dev" if name in HELD_OUT else "train")).with_suffix(".jsonl")
-        lines = []
-        for line in rows.read_text().splitlines():
-            row = json.loads(line)
-            lines.append(json.dumps({**row, "audio_filepath": f"{name}/{row['audio_filepath']}"}))
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "text").mkdir()
-    text = "\n".join(f"{a} {b}" for a in WORDS for b in WORDS)
-    (folder / "text" / "librispeech-100.txt").write_text(text)
-    return folder
+    return write_speech(tmp_path_factory.mktemp("speech"), SETS, HELD_OUT)
 
 
 def setting(lines, key):

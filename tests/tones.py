@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,24 @@ def write_corpus(folder: Path) -> Path:
             )
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)
+    return folder
+
+
+def write_speech(folder: Path, sets: Sequence[str], held_out: Sequence[str]) -> Path:
+    """The corpus once for each name, as a recipe finds its sets: manifests in a folder, and the
+    text of a language model."""
+    for name in (*sets, *held_out):
+        (folder / name).mkdir()
+        write_corpus(folder / name)
+        rows = (folder / name / ("dev" if name in held_out else "train")).with_suffix(".jsonl")
+        lines = []
+        for line in rows.read_text().splitlines():
+            row = json.loads(line)
+            lines.append(json.dumps({**row, "audio_filepath": f"{name}/{row['audio_filepath']}"}))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "text").mkdir()
+    text = "\n".join(f"{a} {b}" for a in WORDS for b in WORDS)
+    (folder / "text" / "librispeech-100.txt").write_text(text)
     return folder
 
 

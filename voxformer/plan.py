@@ -203,7 +203,7 @@ def make_plan(
         budget = recipe.stages[stage]
         hours[stage] = sum(weight * of_set[path] for path, weight in by_stage[stage])
         planned[stage] = budget.minutes * factor
-        of_stage[stage] += _budget(
+        of_stage[stage] += budget_settings(
             f"{name}/{stage}",
             [*of_stage[stage], *(overrides or [])],
             hours[stage],
@@ -215,15 +215,27 @@ def make_plan(
     return Plan(corpus, of_stage, texts, hours, planned, exporter)
 
 
-def _budget(
+def budget_settings(
     config_name: str,
     overrides: list[str],
     epoch_hours: float,
     audio_hours: float,
-    minutes: float,
+    minutes: float | None,
     evaluations: int,
 ) -> list[str]:
-    """The settings of a stage that follow from its budget."""
+    """The settings of a stage that follow from its budget.
+
+    Args:
+        config_name: of the stage.
+        overrides: what else is set, such as how large batches are.
+        epoch_hours: of speech that an epoch draws.
+        audio_hours: to hear in all.
+        minutes: of the device, which end the stage if they come first; None for no limit.
+        evaluations: to spread over it.
+
+    Returns:
+        `section.key=value`, each.
+    """
     training = load_config(config_name, overrides)[0].training
     epochs = min(MAX_EPOCHS, max(1, round(audio_hours / epoch_hours)))
     seconds = training.batch_seconds_limit
@@ -233,9 +245,9 @@ def _budget(
         steps = max(1, round(epochs * epoch_hours * 3600 / of_step))
     return [
         f"training.num_epochs={epochs}",
-        f"training.max_minutes={minutes:.6g}",
+        f"training.max_minutes={'null' if minutes is None else format(minutes, '.6g')}",
         f"training.eval_interval={max(1, steps // evaluations)}",
-        f"training.save_interval={max(1, steps // max(4, round(minutes)))}",
+        f"training.save_interval={max(1, steps // max(4, round(minutes or 0.0)))}",
     ]
 
 

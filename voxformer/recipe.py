@@ -117,7 +117,7 @@ def train_stages(
         raise ConfigError("training.checkpoint_dir: each stage has its own; use --out")
     planned = planned or {}
     tokenizer_overrides = [*planned.get(STAGES[1], []), *overrides]
-    tokenizer = _tokenizer(recipe, corpus, out, tokenizer_overrides, say)
+    tokenizer = tokenizer_of(recipe, corpus, out, tokenizer_overrides, say)
     previous: Path | None = None
     seconds: dict[str, float] = {}
     for stage in STAGES:
@@ -127,9 +127,9 @@ def train_stages(
             say(f"{stage}: finished elsewhere, {previous}")
             continue
         of_stage = [*planned.get(stage, []), *overrides]
-        config = _stage_config(recipe, stage, corpus, folder, tokenizer, previous, of_stage)
+        config = stage_config(recipe, stage, corpus, folder, tokenizer, previous, of_stage)
         say(f"{stage}: {config.stage.value}, {config.training.num_epochs} epochs in {folder}")
-        seconds[stage] = _train(config, stage)
+        seconds[stage] = train_stage(config, stage)
         previous = best_of(folder)
         say(f"{stage}: {seconds[stage]:.0f} s of training, {previous}")
     record = {"seconds": seconds, "total_seconds": sum(seconds.values())}
@@ -176,7 +176,9 @@ def evaluate_bundle(
     return results
 
 
-def _tokenizer(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say: Say) -> Path:
+def tokenizer_of(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say: Say) -> Path:
+    """The folder of the tokenizer: the config's own, or out/tokenizer, which is trained on the
+    texts of stage 2 unless it is there already."""
     from voxformer.text import train_tokenizer
 
     config, _ = load_config(f"{recipe}/{STAGES[1]}", overrides)
@@ -190,7 +192,7 @@ def _tokenizer(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say
     return folder
 
 
-def _stage_config(
+def stage_config(
     recipe: str,
     stage: str,
     corpus: Corpus,
@@ -199,6 +201,17 @@ def _stage_config(
     previous: Path | None,
     overrides: list[str],
 ) -> RunConfig:
+    """The config of a stage on a corpus, which goes on where its run folder has got to.
+
+    Args:
+        recipe: folder of stage1.yaml … stage4.yaml.
+        stage: one of `STAGES`.
+        corpus: manifests.
+        folder: of the run.
+        tokenizer: folder of one.
+        previous: checkpoint to take weights from; None starts at random.
+        overrides: `section.key=value`; they win.
+    """
     values: dict[str, Any] = {
         "data.train_manifest": [{"path": str(p), "weight": w} for p, w in corpus.sets[stage]],
         "data.valid_manifest": str(corpus.dev),
@@ -214,8 +227,12 @@ def _stage_config(
     return load_config(f"{recipe}/{stage}", [*given, *overrides])[0]
 
 
-def _train(config: RunConfig, stage: str) -> float:
-    """Train a stage to its end; returns the seconds spent in its steps, resumed parts together."""
+def train_stage(config: RunConfig, stage: str) -> float:
+    """Train a stage to its end; returns the seconds spent in its steps, resumed parts together.
+
+    Raises:
+        StageFailed: it was stopped; it goes on when it is started again.
+    """
     from voxformer.training.checkpoint import load_checkpoint
     from voxformer.training.loop import train
 

@@ -133,17 +133,120 @@ def seeds_of(*names: str) -> torch.Tensor:
     return torch.tensor([derived_seed(name) for name in names], dtype=torch.int64)
 
 
+ADAPTIVE = [
+    {"time_masks": 20, "time_mask_ratio": 0.04, "time_width_ratio": 0.04},
+    {"time_mask_ratio": 0.04},
+    {"time_width_ratio": 0.05},
+]
+
+
 @settings(deadline=None, max_examples=40)
-@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=6), padding=st.integers(0, 60))
-def test_masks_depend_on_neither_padding_nor_batch_mates(lengths: list[int], padding: int) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=6),
+    padding=st.integers(0, 60),
+    adaptive=st.sampled_from([{}, *ADAPTIVE]),
+)
+def test_masks_depend_on_neither_padding_nor_batch_mates(
+    lengths: list[int], padding: int, adaptive: dict[str, float]
+) -> None:
+    options = SpecAugmentConfig(**adaptive)
     features = random_features(len(lengths), max(lengths) + padding)
     seeds = seeds_of(*map(str, range(len(lengths))))
-    together = spec_augment(features, torch.tensor(lengths), seeds, OPTIONS)
+    together = spec_augment(features, torch.tensor(lengths), seeds, options)
     for row, length in enumerate(lengths):
         alone = spec_augment(
-            features[row : row + 1, :length], torch.tensor([length]), seeds[row : row + 1], OPTIONS
+            features[row : row + 1, :length], torch.tensor([length]), seeds[row : row + 1], options
         )
         assert torch.equal(together[row, :length], alone[0])
+
+
+def runs(flags: torch.Tensor) -> list[tuple[int, int]]:
+    """Where a row of flags is set: start and end of each run."""
+    edges = torch.cat([torch.zeros(1), flags.float(), torch.zeros(1)]).diff().nonzero()[:, 0]
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+
+
+def test_masks_of_fixed_sizes_are_on_record() -> None:
+    """Others would make every run's data others."""
+    lengths = [400, 170]
+    out = spec_augment(torch.ones(2, 400, 80), torch.tensor(lengths), seeds_of("a", "b"), OPTIONS)
+    masked = [out[row, :length] == 0 for row, length in enumerate(lengths)]
+    assert [runs(m.all(dim=0)) for m in masked] == [[(25, 42), (47, 57)], [(57, 63), (64, 66)]]
+    spans = [(4, 15), (77, 86), (104, 123), (236, 253), (255, 271), (358, 365), (369, 393)]
+    assert [runs(m.all(dim=1)) for m in masked] == [spans, [(14, 41), (126, 148)]]
+
+
+def reference_spans(seed: int, length: int, options: SpecAugmentConfig) -> set[int]:
+    """Masked frames of one utterance, as Park et al. 2020 say it, from the draws on."""
+    draws = _uniform(torch.tensor([seed]), 2 * options.time_masks)[0].tolist()
+    count = min(options.time_masks, int(options.time_mask_ratio * length))
+    if not options.time_mask_ratio:
+        count = options.time_masks
+    longest = int(options.time_width_ratio * length)
+    if not options.time_width_ratio:
+        longest = options.time_width
+    covered, budget = set(), int(options.max_time_fraction * length)
+    for width_draw, start_draw in zip(
+        draws[:count], draws[options.time_masks :][:count], strict=True
+    ):
+        width = min(int(width_draw * (longest + 1)), budget)
+        budget -= width
+        start = int(start_draw * (length - width + 1))
+        covered |= set(range(start, start + width))
+    return covered
+
+
+@pytest.mark.parametrize("adaptive", ADAPTIVE)
+def test_number_and_width_of_spans_grow_with_the_length(adaptive: dict[str, float]) -> None:
+    options = SpecAugmentConfig(frequency_masks=0, **adaptive)
+    lengths = [1, 24, 25, 130, 400, 999, 1600]
+    seeds = seeds_of(*map(str, lengths))
+    out = spec_augment(torch.ones(len(lengths), 1600, 80), torch.tensor(lengths), seeds, options)
+    for row, length in enumerate(lengths):
+        masked = (out[row, :length] == 0).all(dim=1).nonzero()[:, 0].tolist()
+        assert set(masked) == reference_spans(int(seeds[row]), length, options)
+
+
+@pytest.mark.parametrize("adaptive", [{}, *ADAPTIVE])
+def test_widths_grow_with_the_run_up_to_the_full_ones(adaptive: dict[str, float]) -> None:
+    lengths, seeds = torch.tensor([700, 1000]), seeds_of("a", "b")
+    ones = torch.ones(2, 1000, 80)
+    options = SpecAugmentConfig(max_time_fraction=1.0, **adaptive)
+    full = spec_augment(ones, lengths, seeds, options)
+    growing = options.model_copy(update={"warmup_share": 0.5})
+    # Widths are in proportion: the masks at half the strength are those of options half as wide.
+    half = {
+        "frequency_width": options.frequency_width // 2,
+        "time_width": options.time_width // 2,
+        "time_width_ratio": options.time_width_ratio / 2,
+    }
+    halved = spec_augment(ones, lengths, seeds, options.model_copy(update=half))
+    masked = [
+        float((spec_augment(ones, lengths, seeds, growing, p) == 0).float().mean())
+        for p in (1e-9, 0.1, 0.25, 0.5, 1.0)
+    ]
+    assert masked[0] == 0.0
+    assert masked == sorted(masked)
+    assert torch.equal(spec_augment(ones, lengths, seeds, growing, 0.25), halved)
+    assert torch.equal(spec_augment(ones, lengths, seeds, growing, 0.5), full)
+    assert torch.equal(spec_augment(ones, lengths, seeds, growing), full)
+
+
+def test_adaptive_masks_cover_long_utterances_as_much_as_middling_ones() -> None:
+    """Fixed ones cover less the longer the utterance: 16 % of 15 s are masked, 23 % of 4 s."""
+
+    def share(length: int, options: SpecAugmentConfig) -> float:
+        seeds = seeds_of(*map(str, range(100)))
+        ones = torch.ones(100, length, 80)
+        out = spec_augment(ones, torch.full((100,), length), seeds, options)
+        return float((out == 0).all(dim=2).float().mean())
+
+    fixed = SpecAugmentConfig(frequency_masks=0, time_masks=20, max_time_fraction=0.375)
+    adaptive = SpecAugmentConfig(
+        **{**fixed.model_dump(), "time_mask_ratio": 0.04, "time_width_ratio": 0.04}
+    )
+    assert share(1500, fixed) < 0.7 * share(600, fixed)
+    assert share(1500, adaptive) > 0.9 * share(600, adaptive) > 0.25
 
 
 def test_masks_stay_within_the_options() -> None:

@@ -81,6 +81,23 @@ def test_resumed_run_with_weighted_sets_is_bit_equal(
     assert load_checkpoint(tmp_path / "parts" / "latest.pt")["step"] == 21
 
 
+def test_resumed_run_with_growing_masks_is_bit_equal(make_config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def config(run: str, warmup_share: float = 0.8) -> RunConfig:
+        made = make_config("ctc", run, optimizer="muon", cr_ctc_weight=0.2)
+        made.augment.spec_augment.warmup_share = warmup_share
+        return made
+
+    assert train(config("whole"), "whole") == 0
+    interrupted = config("parts")
+    assert run_until_step(interrupted, 5) == 143
+    interrupted.training.resume_from = str(tmp_path / "parts" / "latest.pt")
+    assert train(interrupted, "parts") == 0
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert train(config("full", warmup_share=0.0), "full") == 0
+    full = weights(tmp_path / "full")
+    assert any(not torch.equal(full[k], v) for k, v in weights(tmp_path / "whole").items())
+
+
 def run_until_step(config: RunConfig, step: int) -> int:
     """Train in this process and send it SIGTERM when it reports the given step."""
     from voxformer.training import loop

@@ -246,7 +246,8 @@ class TrainingConfig(Section):
 
 
 class SpecAugmentConfig(Section):
-    """SpecAugment (Park et al. 2019): bands and spans of the features set to the mean."""
+    """SpecAugment (Park et al. 2019), with the options of its sequel (Park et al. 2020): bands and
+    spans of the features set to the mean."""
 
     frequency_masks: int = Field(2, ge=0, le=20)
     """Bands per utterance."""
@@ -256,8 +257,16 @@ class SpecAugmentConfig(Section):
     """Spans per utterance, at most; short utterances get one per `time_width`·2 frames."""
     time_width: int = Field(25, ge=1, le=500)
     """Longest span, in 10 ms frames."""
+    time_mask_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    """Spans per frame (p_M of Park et al. 2020), up to `time_masks`; 0 is off."""
+    time_width_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    """Longest span over the utterance's length (p_S of Park et al. 2020), in place of `time_width`;
+    short utterances then get as many as others, unless `time_mask_ratio` is set. 0 is off."""
     max_time_fraction: float = Field(0.3, ge=0.0, le=1.0)
     """Share of an utterance that spans may cover together."""
+    warmup_share: Probability = 0.0
+    """Share of the run over which the largest widths grow linearly from 0 to what they are here; 0
+    is off."""
 
 
 class AugmentConfig(Section):
@@ -269,6 +278,11 @@ class AugmentConfig(Section):
         1.1,
     ]
     """Speed perturbation by resampling (Ko et al. 2015): one factor is drawn per utterance."""
+    tempo_factors: Annotated[
+        list[Annotated[float, Field(ge=0.8, le=1.25)]], Field(min_length=1)
+    ] = [1.0]
+    """The same at constant pitch (WSOLA, Verhelst and Roelands 1993), after the speed; one factor
+    is drawn per utterance, so that naming 1.0 more often leaves more of them as they are."""
     gain_db: float = Field(6.0, ge=0.0, le=40.0)
     """Level drawn evenly from -gain_db to +gain_db."""
     noise_probability: Probability = 0.2
@@ -290,6 +304,11 @@ class AugmentConfig(Section):
     Hinton 2013), for want of speakers; [1.0, 1.0] is off."""
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
     """Masks on the log-mel features."""
+
+    @property
+    def slowest(self) -> float:
+        """Least factor of speed and tempo together: an utterance gets no longer than over it."""
+        return min(self.speed_factors) * min(self.tempo_factors)
 
 
 class TrainingSet(Section):

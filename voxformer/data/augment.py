@@ -1,4 +1,4 @@
-"""What is done to training speech: speed, rooms, noise, gain on samples, SpecAugment on features.
+"""What is done to training speech: speed, tempo, rooms, noise, gain; SpecAugment on features.
 
 Every draw comes from a generator or seed of the utterance in its epoch (see `seeds`); nothing
 depends on the batch that the utterance is in.
@@ -18,6 +18,7 @@ from ..audio.io import read_audio, resample
 from ..config.schema import AugmentConfig, SpecAugmentConfig
 from .manifest import read_manifest
 from .reverberation import draw_room, impulse_response, reverberate
+from .tempo import change_tempo
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ FORMANTS_HZ = 4800.0
 
 
 class Augmenter:
-    """Speed, reverberation, additive noise and gain, as `AugmentConfig` describes them.
+    """Speed, tempo, reverberation, additive noise and gain, as `AugmentConfig` describes them.
 
     Args:
         config: options; `config.noise_manifest` is read here, so that a bad one shows at the start.
@@ -49,12 +50,13 @@ class Augmenter:
         generator: np.random.Generator,
         can_align: Callable[[int], bool] = lambda num_samples: True,
     ) -> Waveform:
-        """Augment float32 [samples]; the result has other samples and, after speed, another length.
+        """Augment float32 [samples]; after speed or tempo the result has another length.
 
         Args:
             waveform: one utterance.
             generator: of this utterance in this epoch.
-            can_align: whether so many samples are still enough; where not, the speed stays 1.
+            can_align: whether so many samples are still enough; where not, the speed, or the
+                tempo, stays 1.
         """
         config = self._config
         factor = float(generator.choice(config.speed_factors))
@@ -62,7 +64,12 @@ class Augmenter:
             faster = change_speed(waveform, factor, self._sample_rate)
             if can_align(len(faster)):
                 waveform = faster
-        # Draws for rooms only where there are any: without them, streams are as they were.
+        # Draws for tempo and rooms only where there are any: else streams are as they were.
+        if config.tempo_factors != [1.0]:
+            tempo = float(generator.choice(config.tempo_factors))
+            hurried = change_tempo(waveform, tempo, self._sample_rate)
+            if can_align(len(hurried)):
+                waveform = hurried
         if config.reverb_probability > 0.0 and generator.random() < config.reverb_probability:
             low, high = sorted(config.reverb_seconds)
             room = draw_room((low, high), generator)
@@ -156,18 +163,20 @@ def spec_augment(
     lengths: torch.Tensor,
     seeds: torch.Tensor,
     options: SpecAugmentConfig,
+    progress: float = 1.0,
 ) -> torch.Tensor:
-    """Mask bands and spans of normalised features with 0, their mean (Park et al. 2019).
+    """Mask bands and spans of normalised features with 0, their mean (Park et al. 2019, 2020).
 
-    The masks of an utterance are a function of its seed and length alone, so that padding,
-    batch-mates and the device change nothing. They are drawn by a counter-based hash: no
-    generator state, no loop over the batch, no transfer from the device.
+    The masks of an utterance are a function of its seed and length alone, and of how far the run
+    is, so that padding, batch-mates and the device change nothing. They are drawn by a
+    counter-based hash: no generator state, no loop over the batch, no transfer from the device.
 
     Args:
         features: float [batch, frames, n_mels], normalised per utterance.
         lengths: int64 [batch], valid frames.
         seeds: int64 [batch], one for each utterance and epoch; see `derived_seed`.
         options: number and size of the masks.
+        progress: share of the run's schedule that is behind, for `options.warmup_share`.
 
     Returns:
         A new tensor like `features`.
@@ -178,16 +187,23 @@ def spec_augment(
     bands, spans = options.frequency_masks, options.time_masks
     uniform = _uniform(seeds.to(features.device), 2 * (bands + spans))  # [batch, draws]
     lengths = lengths.to(features.device)
+    strength = min(1.0, progress / options.warmup_share) if options.warmup_share else 1.0
     masked = torch.zeros(features.shape, dtype=torch.bool, device=features.device)
     if bands:
-        width = _integers(uniform[:, :bands], min(options.frequency_width, n_mels) + 1)
+        widest = int(min(options.frequency_width, n_mels) * strength)
+        width = _integers(uniform[:, :bands], widest + 1)
         start = _integers(uniform[:, bands : 2 * bands], n_mels - width + 1)
         masked |= _covered(start, width, n_mels)[:, None, :]
     if spans:
         draws = uniform[:, 2 * bands :]
         length = lengths[:, None]
-        width = _integers(draws[:, :spans], options.time_width + 1)
-        allowed = length // (2 * options.time_width)
+        longest: int | torch.Tensor = int(options.time_width * strength)
+        allowed: int | torch.Tensor = length // (2 * options.time_width)
+        if options.time_width_ratio:
+            longest, allowed = _share(length, options.time_width_ratio * strength), spans
+        if options.time_mask_ratio:
+            allowed = _share(length, options.time_mask_ratio)
+        width = _integers(draws[:, :spans], longest + 1)
         width = width * (torch.arange(spans, device=width.device) < allowed)
         budget = (length * options.max_time_fraction).long()
         spent = width.cumsum(dim=1) - width
@@ -234,6 +250,11 @@ def perturb_vocal_tract(
     index = below[:, None, :].expand_as(features)
     lower, upper = features.gather(2, index), features.gather(2, index + 1)
     return lower + share * (upper - lower)
+
+
+def _share(lengths: torch.Tensor, ratio: float) -> torch.Tensor:
+    """The floor of ratio x length, int64 in the lengths' shape, equal on every device."""
+    return (lengths.double() * ratio).long()
 
 
 def _integers(uniform: torch.Tensor, limit: Any) -> torch.Tensor:

@@ -56,7 +56,7 @@ class Batch:
     seeds: torch.Tensor
     """int64 [batch]: of each utterance in this epoch, for masks drawn later."""
     audio_seconds: float
-    """Without padding, after speed perturbation."""
+    """Without padding, after perturbation of speed and tempo."""
     bad: list[tuple[str, str]] = field(default_factory=list)
     """(utterance id, reason) of what could not be read."""
 

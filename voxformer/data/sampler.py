@@ -26,8 +26,8 @@ class BucketingSampler:
         durations: seconds, one for each utterance; an index into it names the utterance.
         batch_size: utterances in a batch, at most.
         batch_seconds: longest duration × utterances, at most; None is no limit. An utterance that
-            is longer on its own makes a batch of one. Speed perturbation is not counted. It also
-            makes batches cost about the same, so that processes wait less for each other.
+            is longer on its own makes a batch of one. Perturbed speed and tempo are not counted.
+            It also makes batches cost about the same, so that processes wait less for each other.
         seed: of the run.
         weights: how often an epoch draws each utterance; 1 by default. Of a fraction, as many
             utterances of equal weight as it says (± 1) are drawn once more, others in each epoch.

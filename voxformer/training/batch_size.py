@@ -75,8 +75,8 @@ def search(
 ) -> float:
     """Seconds of the largest batch of the longest utterances whose step fits.
 
-    Utterances are taken as long as speed perturbation can make them. Shorter ones with as many
-    seconds need less: attention grows with the square of the length.
+    Utterances are taken as long as perturbed speed and tempo can make them. Shorter ones with as
+    many seconds need less: attention grows with the square of the length.
 
     Args:
         trial: what is trained.
@@ -90,7 +90,7 @@ def search(
     """
     config = trial.config
     longest = max(u.duration for u in utterances)
-    stretched = longest / min(config.augment.speed_factors)
+    stretched = longest / config.augment.slowest
     by_length = sorted(utterances, key=lambda u: -u.duration)[:LONGEST]
     tokens = max(len(tokenizer.encode(u.text)) for u in by_length) if tokenizer else 0
     later = bytes_of_optimizer(trial.optimizer)

@@ -368,8 +368,8 @@ class _Run:
         position.step += 1
         position.micro_batch = end
         self.unsaved = True
-        made = position.planned_step
-        rate = learning_rate(self._schedule_step(), self.total_steps, training, made)
+        scheduled = self._schedule_step()
+        rate = learning_rate(scheduled, self.total_steps, training, position.planned_step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weight = self._weight()["ctc_weight"]
@@ -390,7 +390,7 @@ class _Run:
             torch.manual_seed(derived_seed("dropout", training.seed, position.step, place))
             alone = training.compile and len(batch) == 1
             with self.precision.autocast(), as_written(alone):
-                share = self.objective.share(batch, totals, weight)
+                share = self.objective.share(batch, totals, weight, scheduled / self.total_steps)
             if index == last:
                 self.gradients.expect_last()
             self.precision.backward(share.loss)

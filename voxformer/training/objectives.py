@@ -50,8 +50,11 @@ class Objective(Protocol):
         """What the batch adds to each denominator."""
         ...
 
-    def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
-        """The batch's part of the step's loss, given the step's denominators."""
+    def share(
+        self, batch: Batch, totals: dict[str, float], ctc_weight: float, progress: float = 1.0
+    ) -> Share:
+        """The batch's part of the step's loss, given the step's denominators, CTC's weight and the
+        share of the run's schedule that is behind."""
         ...
 
     def epoch_summary(self, add: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
@@ -74,7 +77,9 @@ class PretrainObjective:
         frames = -(-int(lengths.max()) // 4) if len(batch) else 0
         return {"masked": float(self.module.mask(lengths, frames, batch.seeds).sum())}
 
-    def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
+    def share(
+        self, batch: Batch, totals: dict[str, float], ctc_weight: float, progress: float = 1.0
+    ) -> Share:
         """See `Objective.share`."""
         output = self.module(
             batch.waveforms.to(self.device), batch.waveform_lengths.to(self.device), batch.seeds
@@ -141,12 +146,14 @@ class SupervisedObjective:
             "tokens_and_ends": float(batch.token_lengths.sum() + len(batch)),
         }
 
-    def share(self, batch: Batch, totals: dict[str, float], ctc_weight: float) -> Share:
+    def share(
+        self, batch: Batch, totals: dict[str, float], ctc_weight: float, progress: float = 1.0
+    ) -> Share:
         """See `Objective.share`."""
         two_views = self.cr_ctc_weight > 0.0 and ctc_weight > 0.0 and not self.freeze_encoder
         tokens = batch.tokens.to(self.device)
         token_lengths = batch.token_lengths.to(self.device)
-        features, lengths = self._features(batch, two_views)
+        features, lengths = self._features(batch, two_views, progress)
         if two_views:
             tokens, token_lengths = tokens.repeat(2, 1), token_lengths.repeat(2)
         views = 2.0 if two_views else 1.0
@@ -213,7 +220,7 @@ class SupervisedObjective:
         return torch.stack(losses).mean()
 
     @torch.no_grad()
-    def _features(self, batch: Batch, two_views: bool) -> tuple[Tensor, Tensor]:
+    def _features(self, batch: Batch, two_views: bool, progress: float) -> tuple[Tensor, Tensor]:
         waveforms = batch.waveforms.to(self.device)
         features, lengths = self.model.front_end(waveforms, batch.waveform_lengths.to(self.device))
         if self.augment is None:
@@ -225,7 +232,7 @@ class SupervisedObjective:
                 features = perturb_vocal_tract(features, batch.seeds, (low, high), rate)
             options = self.augment.spec_augment
             seeds = [batch.seeds, batch.seeds ^ SECOND_VIEW] if two_views else [batch.seeds]
-            views = [spec_augment(features, lengths, s, options) for s in seeds]
+            views = [spec_augment(features, lengths, s, options, progress) for s in seeds]
         return torch.cat(views), lengths.repeat(len(views))
 
 
