@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,17 @@ def assert_refused(path: Path, reason: str) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     assert_refused(tmp_path / "none.wav", "no such audio file")
+
+
+def test_what_is_no_file_is_told_from_what_is_not_there(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "a folder, not an audio file")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert_refused(tmp_path / "pipe.wav", "not a regular file; copy it")
+
+
+def test_an_mp3_without_mpeg_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_text("hello\n" * 100)
+    assert_refused(tmp_path / "a.mp3", "unreadable audio: Format not recognised")
 
 
 def test_empty_file(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from .containers import promised_size
 
+_NO_MPEG = "File does not exist or is not a regular file"
+"""What libsndfile says of a file named .mp3 in which it finds no MPEG frame."""
+
 
 class AudioError(ValueError):
     """A recording cannot be used; the message is one line and names the file."""
@@ -189,7 +192,7 @@ def _opened(path: Path) -> Iterator[Any]:
     soundfile = _import("soundfile")
     try:
         if not path.is_file():
-            raise AudioError(f"{path}: no such audio file")
+            raise AudioError(f"{path}: {_why_no_file(path)}")
         _refuse_truncated(path)
         with soundfile.SoundFile(os.fsencode(path)) as file:
             yield file
@@ -198,7 +201,17 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OSError, RuntimeError, ValueError) as error:
         said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
         reason = " ".join(str(said).split())
+        if reason.startswith(_NO_MPEG):
+            reason = "Format not recognised."
         raise AudioError(f"{path}: unreadable audio: {reason}") from None
+
+
+def _why_no_file(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, not an audio file"
+    if path.exists():
+        return "not a regular file; copy it to one, or pipe it into `voxformer transcribe -`"
+    return "no such audio file"
 
 
 def _refuse_short(path: Path, file: Any, read: int) -> None:
