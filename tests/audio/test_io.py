@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,17 @@ def test_missing_file(tmp_path: Path) -> None:
     assert_refused(tmp_path / "none.wav", "no such audio file")
 
 
+def test_what_is_no_file_is_told_from_what_is_not_there(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "a folder, not an audio file")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert_refused(tmp_path / "pipe.wav", "not a regular file; copy it")
+
+
+def test_an_mp3_without_mpeg_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_text("hello\n" * 100)
+    assert_refused(tmp_path / "a.mp3", "unreadable audio: Format not recognised")
+
+
 def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     assert_refused(tmp_path / "a.wav", "empty audio")
@@ -137,13 +149,26 @@ def test_non_finite_samples(tmp_path: Path, value: float) -> None:
 @pytest.mark.parametrize("part", [0.25, 0.5, 0.9])
 @pytest.mark.parametrize(
     ("suffix", "options"),
-    [("wav", {}), ("flac", {}), ("ogg", {"format": "OGG", "subtype": "OPUS"})],
+    [
+        ("wav", {}),
+        ("flac", {}),
+        ("ogg", {"format": "OGG", "subtype": "OPUS"}),
+        ("mp3", {}),
+        ("aiff", {}),
+        ("aifc", {"format": "AIFF", "subtype": "ULAW"}),
+        ("w64", {}),
+        ("rf64", {}),
+        ("caf", {}),
+        ("au", {}),
+        ("snd", {"format": "AU", "endian": "LITTLE"}),
+    ],
 )
 def test_truncated_file(tmp_path: Path, suffix: str, options: dict[str, str], part: float) -> None:
     path = tmp_path / f"a.{suffix}"
     generator = np.random.default_rng(1)
     soundfile.write(path, generator.uniform(-0.5, 0.5, 4 * RATE), RATE, **options)
     data = path.read_bytes()
+    assert abs(len(read_audio(path)) - 4 * RATE) < RATE / 10
     path.write_bytes(data[: int(part * len(data))])
     assert_refused(path, "truncated|unreadable")
 
@@ -166,6 +191,31 @@ def test_streamed_wav_of_unknown_length_is_read(tmp_path: Path) -> None:
     data[4:8] = b"\xff\xff\xff\xff"
     path.write_bytes(data)
     assert len(read_audio(path)) == RATE
+
+
+@pytest.mark.parametrize(
+    ("suffix", "place", "unknown"),
+    [("aiff", 4, "00000000"), ("aiff", 4, "7f00002e"), ("w64", 16, "ff" * 8), ("au", 8, "ff" * 4)],
+)
+def test_streamed_files_of_unknown_length_are_read(
+    tmp_path: Path, suffix: str, place: int, unknown: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(), RATE)
+    data = bytearray(path.read_bytes())
+    data[place : place + len(unknown) // 2] = bytes.fromhex(unknown)
+    path.write_bytes(data)
+    assert len(read_audio(path)) == RATE
+
+
+def test_an_mp3_behind_tags_that_lacks_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, tone(4.0), RATE)
+    data = b"ID3\4\0\0\0\0\1\2" + bytes(130) + path.read_bytes()
+    path.write_bytes(data)
+    assert len(read_audio(path)) == 4 * RATE
+    path.write_bytes(data[: len(data) // 2])
+    assert_refused(path, f"truncated audio: {len(data) // 2} of {len(data)} bytes")
 
 
 def test_import_needs_numpy_only() -> None:

@@ -199,6 +199,50 @@ def test_reader_that_leaves_is_no_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("closed", "code", "line"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&-", 2, "voxformer transcribe: nope: no bundle.json there"),
+    ],
+)
+def test_standard_streams_may_be_closed(place: Path, closed: str, code: int, line: str) -> None:
+    command = "checkpoints list runs" if code == 0 else "transcribe - --model nope"
+    Path("runs").mkdir()
+    Path("runs/step_1.pt").touch()
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m voxformer {command} {closed}', sys.executable],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, bool(line)), done.stderr
+    assert done.stderr.startswith(line)
+
+
+def test_a_name_that_standard_output_cannot_hold_is_one_line(place: Path) -> None:
+    Path("runs").mkdir()
+    Path("runs/\u00fc.pt").touch()
+    Path(os.fsdecode(b"runs/\xff.pt")).touch()
+
+    def listed(encoding: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "voxformer", "checkpoints", "list", "runs"],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+        )
+
+    done = listed("utf-8")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\xff.pt" in done.stdout
+    for encoding in ("ascii", "cp1251"):
+        done = listed(encoding)
+        assert done.returncode == 2
+        line = f"voxformer checkpoints: standard output is {encoding}, without '\\xfc'; set PYTHON"
+        assert done.stderr.decode().startswith(line)
+        assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (PermissionError(errno.EACCES, "Permission denied", "out"), 2, "out: permission denied"),

@@ -54,6 +54,12 @@ def test_txt_and_json_by_hand():
     assert values["segments"][0]["hypotheses"][0]["score"] == -1.5
 
 
+def test_nothing_said_is_no_cue():
+    silent = Transcript("", (), 5.0, (Segment(0.0, 5.0, "", (), (), (0.0, 5.0)),))
+    written = {suffix: to_text(silent) for suffix, to_text in FORMATS.items() if suffix != "json"}
+    assert written == {"txt": "\n", "srt": "", "vtt": "WEBVTT\n"}
+
+
 def spoken(gaps, texts):
     words, time = [], 0.0
     for (gap, length), text in zip(gaps, itertools.cycle(texts), strict=False):

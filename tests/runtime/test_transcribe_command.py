@@ -128,6 +128,14 @@ def test_folders_that_cannot_be_read_are_said(place, monkeypatch):
     assert source.result == Path("a")
     assert said == ["in/locked: permission denied"]
 
+    def refused(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", "in"))
+        return []
+
+    monkeypatch.setattr(os, "walk", refused)
+    assert find_sources(["in"], said.append) == []
+    assert said[1:] == ["in: permission denied"]
+
 
 def test_nothing_to_do_does_not_load_the_model(place, capsys):
     Path("bare").mkdir()

@@ -1,8 +1,7 @@
 """Recordings in, float32 mono samples out; everything that is wrong with a file is one line.
 
 libsndfile (WAV, FLAC, Ogg/Opus, MP3) and soxr are imported at the first call, so that a deployer
-who feeds arrays needs NumPy alone. libsndfile shortens a truncated WAV or Ogg file in silence;
-the containers' own length fields are therefore checked here.
+who feeds arrays needs NumPy alone.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-# Streaming writers put sizes near 2^31 or 2^32 into a WAV header that they cannot go back to.
-_WAV_SIZE_IS_UNKNOWN = 0x7FFF0000
+from .containers import promised_size
+
+_NO_MPEG = "File does not exist or is not a regular file"
+"""What libsndfile says of a file named .mp3 in which it finds no MPEG frame."""
 
 
 class AudioError(ValueError):
@@ -191,7 +192,7 @@ def _opened(path: Path) -> Iterator[Any]:
     soundfile = _import("soundfile")
     try:
         if not path.is_file():
-            raise AudioError(f"{path}: no such audio file")
+            raise AudioError(f"{path}: {_why_no_file(path)}")
         _refuse_truncated(path)
         with soundfile.SoundFile(os.fsencode(path)) as file:
             yield file
@@ -200,7 +201,17 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OSError, RuntimeError, ValueError) as error:
         said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
         reason = " ".join(str(said).split())
+        if reason.startswith(_NO_MPEG):
+            reason = "Format not recognised."
         raise AudioError(f"{path}: unreadable audio: {reason}") from None
+
+
+def _why_no_file(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, not an audio file"
+    if path.exists():
+        return "not a regular file; copy it to one, or pipe it into `voxformer transcribe -`"
+    return "no such audio file"
 
 
 def _refuse_short(path: Path, file: Any, read: int) -> None:
@@ -240,43 +251,10 @@ def _import(name: str) -> ModuleType:
 
 
 def _refuse_truncated(path: Path) -> None:
-    """Compare the length fields of WAV and Ogg containers with the file's size."""
     size = path.stat().st_size
     if size == 0:
         raise AudioError(f"{path}: empty audio: 0 bytes")
     with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-            promised = _wav_size(file, size)
-        elif head[:4] == b"OggS":
-            promised = _ogg_size(file, size)
-        else:
-            return
+        promised = promised_size(file, size)
     if promised > size:
         raise AudioError(f"{path}: truncated audio: {size} of {promised} bytes")
-
-
-def _wav_size(file: Any, size: int) -> int:
-    """Bytes up to the end of the data chunk, by its header."""
-    position = 12
-    while position + 8 <= size:
-        file.seek(position)
-        header = file.read(8)
-        length = int.from_bytes(header[4:8], "little")
-        if header[:4] == b"data":
-            return 0 if length >= _WAV_SIZE_IS_UNKNOWN else position + 8 + length
-        position += 8 + length + (length & 1)
-    return position
-
-
-def _ogg_size(file: Any, size: int) -> int:
-    """Bytes up to the end of the last page that begins in the file (RFC 3533, section 6)."""
-    tail = min(size, 1 << 17)  # a page has at most 65,307 bytes
-    file.seek(size - tail)
-    data = file.read(tail)
-    page = data.rfind(b"OggS\0")
-    if page < 0 or page + 27 > len(data):
-        return size + 1
-    segments = data[page + 26]
-    table = data[page + 27 : page + 27 + segments]
-    return size - tail + page + 27 + segments + sum(table) + (segments - len(table))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ INSTALL_HINTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; user errors are one clear line (or one a fault) and exit code 2."""
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
     args = parser.parse_args(arguments)
@@ -77,6 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "; make space and run it again" if full else ""
         _fail(args.command, f"{where}{error.strerror.lower()}{hint}")
         return 3 if full else 2
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":  # then it is not of standard output
+            raise
+        letter = error.object[error.start]
+        fix = "set PYTHONIOENCODING=utf-8"
+        encoding = sys.stdout.encoding
+        return _fail(args.command, f"standard output is {encoding}, without {letter!a}; {fix}")
     except ValueError as error:
         if not type(error).__module__.startswith("voxformer."):  # a bug should show where it is
             raise
@@ -90,6 +99,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _open_standard_streams() -> None:
+    """Stand in for those that the caller has closed (`>&-`), which Python has as None."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free is this one's: no other file will be taken for it.
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may have any bytes
 
 
 def _fail(command: str, message: str) -> int:

@@ -83,8 +83,10 @@ def refuse_same_results(sources: Sequence[Source]) -> None:
 
 def _below(folder: Path, complain: Callable[[str], None], suffixes: frozenset[str]) -> list[Source]:
     found = []
+    unread = []
 
     def unreadable(error: OSError) -> None:
+        unread.append(error)
         complain(f"{shown(error.filename)}: {(error.strerror or str(error)).lower()}")
 
     for root, folders, names in os.walk(folder, onerror=unreadable):
@@ -94,7 +96,7 @@ def _below(folder: Path, complain: Callable[[str], None], suffixes: frozenset[st
             if path.suffix.lower() in suffixes and not name.startswith("."):
                 result = path.relative_to(folder).with_suffix("")
                 found.append(Source(str(path), str(path), result))
-    if not found:
+    if not found and not unread:
         known = ", ".join(sorted(suffixes))
         complain(f"{shown(str(folder))}: no audio in this folder ({known})")
     return found

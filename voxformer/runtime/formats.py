@@ -82,10 +82,10 @@ def cues(words: Sequence[Word]) -> list[Cue]:
         words: in order of their times.
     """
     groups = [group for run in _runs(words) for group in _divided(run)]
-    starts = [group[0].start for group in groups[1:]]
     made = []
-    for group, following in zip(groups, [*starts, float("inf")], strict=True):
+    for number, group in enumerate(groups, start=1):
         start = group[0].start
+        following = groups[number][0].start if number < len(groups) else float("inf")
         end = min(max(group[-1].end, start + LEAST_CUE_SECONDS), start + CUE_SECONDS)
         latest = max(following - BETWEEN_CUES_SECONDS, start)
         made.append(Cue(_lines(group), start, max(min(end, latest), start + SHORTEST_SECONDS)))
