@@ -33,7 +33,7 @@ def test_reads_what_was_written(bundle, model, vocabulary):
     assert read.values["parity"]["max_abs_difference"]["log_probs"] < 1e-3
 
 
-@pytest.mark.parametrize(("longest", "most"), [(12.5, 12.5), (None, 30.0), (45, 30.0), (2.0, 8.0)])
+@pytest.mark.parametrize(("longest", "most"), [(12.5, 12.5), (None, 30.0), (45, 30.0), (2.0, 12.0)])
 def test_pieces_are_as_long_as_what_the_model_learned_from(copy, longest, most):
     edit(copy, longest_seconds=longest)
     cutting = Recognizer.load(copy).cutting

@@ -97,7 +97,7 @@ class Piece:
 
 DEFAULT_CUTTING = Cutting()
 
-LEAST_PIECE_SECONDS = 8.0
+LEAST_PIECE_SECONDS = 12.0
 """Shorter pieces lose more at their many seams than a model loses in what is new to it."""
 
 
