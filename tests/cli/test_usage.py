@@ -60,6 +60,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("prepare manifest empty.jsonl --out x", "empty: no usable utterance"),
         ("prepare manifest m.jsonl --out x", "a.wav: no such audio file"),
         ("prepare manifest m.jsonl --out .", "m.jsonl: --out . would replace it"),
+        ("prepare manifest m.jsonl --out x --dev-speakers -1", "'-1' is not a whole number of at"),
         ("tokenizer --manifest m.jsonl --out t", "required: --vocab-size"),
         ("tokenizer --manifest nope --vocab-size 9 --out t", "nope: no such manifest"),
         ("tokenizer --manifest empty.jsonl --vocab-size 9 --out t", "the manifest is empty"),
