@@ -252,7 +252,8 @@ def _versions() -> dict[str, str]:
 
 
 def _check_target(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not _is_bundle(out)):
+    replaceable = out.is_dir() and (_is_bundle(out) or not any(out.iterdir()))
+    if out.exists() and not replaceable:
         raise ExportRefused(f"{out}: exists and is not a bundle; name another place with --out")
 
 

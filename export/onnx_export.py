@@ -132,6 +132,7 @@ def export_graph(
 
     Raises:
         ExportRefused: a dimension became a constant, or the result is not valid ONNX.
+        OSError: it cannot be written, as on a full disk.
     """
     try:
         with _quiet_exporter():
@@ -139,6 +140,8 @@ def export_graph(
                 _export_dynamo(graph, path)
             else:
                 _export_trace(graph, path)
+    except OSError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise ExportRefused(f"{path.name}: PyTorch cannot export it: {reason}") from error

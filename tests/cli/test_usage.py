@@ -60,6 +60,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("prepare manifest empty.jsonl --out x", "empty: no usable utterance"),
         ("prepare manifest m.jsonl --out x", "a.wav: no such audio file"),
         ("prepare manifest m.jsonl --out .", "m.jsonl: --out . would replace it"),
+        ("prepare manifest m.jsonl --out x --dev-speakers -1", "'-1' is not a whole number of at"),
         ("tokenizer --manifest m.jsonl --out t", "required: --vocab-size"),
         ("tokenizer --manifest nope --vocab-size 9 --out t", "nope: no such manifest"),
         ("tokenizer --manifest empty.jsonl --vocab-size 9 --out t", "the manifest is empty"),
@@ -80,6 +81,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("transcribe a.wav --model .", "no bundle.json there"),
         ("transcribe a.wav --model file", "file: a file, not a bundle"),
         ("transcribe a.wav --model . --threads -1", "'-1' is not a whole number of at least 0"),
+        ("transcribe - --raw 1e4 --model .", "'1e4' is not a whole number of 1 to 10000000"),
+        ("transcribe - --raw 16000000000 --model .", "is not a whole number of 1 to 10000000"),
         (
             "transcribe a/x.wav b/x.wav --model . --out y",
             "a/x.wav and b/x.wav would write the same",

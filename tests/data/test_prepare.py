@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,58 @@ def test_manifest_without_a_usable_line(tmp_path: Path) -> None:
     (tmp_path / "raw.jsonl").write_text(json.dumps({"audio_filepath": "none.wav"}) + "\n")
     with pytest.raises(DataError, match=r"no usable utterance: none: .*no such audio file"):
         prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"audio_filepath": 5}', "audio_filepath is missing or not text"),
+        (r'{"audio_filepath": "a\u0000.wav"}', "which no file can be called"),
+        (r'{"audio_filepath": "\ud800.wav"}', "which no file can be called"),
+        (r'{"audio_filepath": "a.wav", "id": "\ud800"}', "id holds half a character"),
+        ('{"audio_filepath": "a.wav", "text": ["a", "b"]}', "text is list, not text"),
+        ('{"audio_filepath": "a.wav", "offset": 0.1}', "needs offset and duration"),
+        ('{"audio_filepath": "a.wav", "offset": NaN, "duration": 1}', "needs offset and duration"),
+        ('{"audio_filepath": "a.wav", "offset": "x", "duration": 1}', "needs offset and duration"),
+        ('{"audio_filepath": "a.wav", "offset": 1e300, "duration": 1}', "needs offset and"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_left_out_by_number(
+    tmp_path: Path, write_audio, line: str, reason: str
+) -> None:
+    write_audio(tmp_path / "a.wav", 1.0)
+    good = '{"audio_filepath": "a.wav", "text": "yes"}'
+    (tmp_path / "raw.jsonl").write_text(f"\ufeff{good}\n{line}\n", "utf-8")  # from a Windows editor
+    prepared = prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
+    [utterance] = read_manifest(prepared.manifests["raw"])
+    assert utterance.text == "yes"
+    [(name, said)] = prepared.bad
+    assert name == "line 2"
+    assert "raw.jsonl:2: " in said
+    assert reason in said
+    assert "\n" not in said
+
+
+def test_a_file_name_that_is_no_unicode_is_prepared_and_read(tmp_path: Path, write_audio) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    write_audio(tmp_path / "a.wav", 1.0).rename(tmp_path / name)
+    (tmp_path / "raw.jsonl").write_text(json.dumps({"audio_filepath": name, "text": "yes"}))
+    prepared = prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
+    [utterance] = read_manifest(prepared.manifests["raw"])
+    assert (utterance.id, utterance.audio_path) == ("caf?", tmp_path / name)
+
+
+def test_equal_segments_with_long_ids_are_cut_at_the_same_time(tmp_path: Path, write_audio) -> None:
+    write_audio(tmp_path / "a.wav", 2.0)
+    row = {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1.0, "id": "x" * 300}
+    (tmp_path / "raw.jsonl").write_text(f"{json.dumps(row)}\n" * 40)
+    prepared = prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
+    utterances = read_manifest(prepared.manifests["raw"])
+    assert len({u.id for u in utterances}) == 40
+    assert [path.name for path in (tmp_path / "out/segments").iterdir()] == [
+        utterances[0].audio_path.name
+    ]
 
 
 def test_held_out_speakers_are_in_one_set_only_and_do_not_depend_on_order(tmp_path: Path) -> None:

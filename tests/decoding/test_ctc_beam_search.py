@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxformer.decoding import BeamOptions, CtcBeamDecoder
+from voxformer.decoding import BeamOptions, CtcBeamDecoder, RescoringOptions
 
 from .oracles import (
     all_alignments,
@@ -166,6 +166,15 @@ def test_thresholds_out_of_range_are_refused():
         for bad in (value, math.nan):
             with pytest.raises(ValueError, match=f"{name} is .*; it must be"):
                 BeamOptions(**{name: bad})
+
+
+@pytest.mark.parametrize("value", ["10", None, 10.0, 2**63])
+def test_an_option_that_is_no_number_of_its_kind_is_named(value):
+    with pytest.raises(TypeError, match=f"^beam_size is {value!r}; it must be a whole number"):
+        BeamOptions(beam_size=value)
+    with pytest.raises(TypeError, match=r"^ctc_weight is '1'; it must be a number$"):
+        RescoringOptions(ctc_weight="1")
+    assert BeamOptions(beam_size=np.int16(4), length_bonus=1).length_bonus == 1
 
 
 @pytest.mark.parametrize("beam_size", [1, 4, 16])

@@ -15,6 +15,7 @@ from voxformer.decoding import (
     RescoringOptions,
     ctc_align,
     ctc_greedy,
+    ctc_greedy_top_k,
 )
 
 from .oracles import log_softmax
@@ -228,6 +229,30 @@ def test_rows_full_of_infinity_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"frame 0: log_probs is \+inf for token 0"):
             refuse()
+
+
+def test_best_tokens_outside_of_the_vocabulary_are_refused_in_every_search() -> None:
+    batch = random_batch(6)
+    ids = np.argsort(-batch, axis=2)[:, :, :3]
+    values, blanks = np.take_along_axis(batch, ids, axis=2), batch[:, :, 0]
+    tokens = [f"{i} " for i in range(batch.shape[2])]
+    greedy = ctc_greedy_top_k(ids, values, blanks, None, tokens)
+    assert [h.text for h in greedy] == [h.text for h in ctc_greedy(batch, None, tokens)]
+    lengths = np.full(len(batch), 4)
+    for bad in (-1, batch.shape[2]):
+        ids[1, 3, 2] = bad
+        for search in (
+            lambda: ctc_greedy_top_k(ids, values, blanks, lengths, tokens),
+            lambda: CtcBeamDecoder(tokens).decode_top_k(ids, values, blanks, lengths),
+        ):
+            with pytest.raises(
+                ValueError, match=r"^utterance 1, frame 3: .* in the vocabulary of 0"
+            ):
+                search()
+        # What lies beyond an utterance's length is not read.
+        ctc_greedy_top_k(ids, values, blanks, lengths - 1, tokens)
+    with pytest.raises(ValueError, match="blank_id is -1; ids are from 0 to"):
+        ctc_greedy_top_k(ids, values, blanks, lengths - 1, tokens, blank_id=-1)
 
 
 def test_nan_is_named_also_where_sums_are_checked() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import onnx
 import pytest
 import torch
 
-from voxformer.export import ExportRefused, Provenance, bundle, export_bundle
+from voxformer.export import ExportRefused, Provenance, bundle, export_bundle, onnx_export
 from voxformer.export.onnx_export import TRACED_ROWS, export_graph, graphs_of
 from voxformer.export.parity import check_numbers
 from voxformer.export.precision import LIMITS
@@ -91,6 +93,23 @@ def test_place_that_holds_something_else_is_left_alone(model, vocabulary, config
     with pytest.raises(ExportRefused, match="is not a bundle"):
         export_bundle(model, vocabulary.tokens, config, tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text("utf-8") == "years of work"
+    (tmp_path / "null").symlink_to(os.devnull)
+    with pytest.raises(ExportRefused, match="is not a bundle"):
+        export_bundle(model, vocabulary.tokens, config, tmp_path / "null")
+    assert (tmp_path / "null").is_char_device()
+
+
+def test_a_full_disk_is_not_said_to_be_pytorchs_fault(
+    model, vocabulary, config, tmp_path, monkeypatch
+):
+    def full(graph, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(onnx_export, "_export_trace", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        export_bundle(model, vocabulary.tokens, config, tmp_path / "out", exporter="trace")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_while_writing_leaves_no_bundle(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from voxformer.runtime import BundleError, Recognizer, read_bundle
+from voxformer.runtime.options import SearchSetupError
 from voxformer.runtime.segments import DEFAULT_CUTTING
 
 
@@ -77,6 +79,13 @@ def test_changed_or_missing_file_is_refused_by_name(copy, name):
         ({"longest_seconds": "long"}, "export it again"),
         ({"longest_seconds": -3}, "longest_seconds is -3.0"),
         ({"longest_seconds": float("nan")}, "longest_seconds is nan"),
+        ({"sample_rate": 0}, "above 0"),
+        ({"sample_rate": float("inf")}, "export it again"),
+        ({"frame_shift_s": float("nan")}, "above 0"),
+        ({"modes": []}, "one of the modes"),
+        ({"vocabulary": {"size": 12, "blank_id": "0", "sos_eos_id": 11}}, "two of the 12 tokens"),
+        ({"vocabulary": {"size": 12, "blank_id": 0, "sos_eos_id": 12}}, "two of the 12 tokens"),
+        ({"vocabulary": {"size": 12, "blank_id": 0, "sos_eos_id": 0}}, "two of the 12 tokens"),
     ],
 )
 def test_unusable_bundle_json_says_what_is_wrong(copy, changes, message):
@@ -86,6 +95,44 @@ def test_unusable_bundle_json_says_what_is_wrong(copy, changes, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"beam_size": "20"}, "decoding: beam_size is '20'; it must be a whole number"),
+        ({"beam_size": 5}, "decoding: n_best is 10, more than beam_size 5"),
+        ({"beam_size": 10**30}, "decoding: beam_size is 1000000000000000000000000000000; it must"),
+        ({"attention_beam_size": 0}, "decoding: attention search: beam_size is 0"),
+        ({"no_repeat_ngram": -1}, "decoding: attention search: no_repeat_ngram is -1"),
+        ({"ctc_weight": [0.5]}, r"decoding: ctc_weight is \[0.5\]; it must be a number"),
+        ({"ctc_weight": 2}, "decoding: ctc_weight is 2; it must be from 0 to 1"),
+        ({"max_tokens_per_second": 0}, "decoding: max_tokens_per_second is 0; it must be above 0"),
+        ({"language_model": 5}, "decoding: language_model is 5; it must be the path of a file"),
+        ({"lm_unit": "x"}, "decoding: lm_unit is 'x'"),
+        ({"hotwords": "yes"}, "decoding: hotwords is 'yes'; it must be phrases"),
+        ({"hotwords": [["yes", "5"]]}, "decoding: hotword 'yes' has boost '5'"),
+        ({"repetition_penalty": None}, "decoding: repetition_penalty is None; it must be a number"),
+    ],
+)
+def test_decoding_defaults_changed_by_hand_are_checked(copy, option, message):
+    decoding = json.loads((copy / "bundle.json").read_text("utf-8"))["decoding"]
+    edit(copy, decoding={**decoding, **option})
+    with pytest.raises(BundleError, match=rf"bundle\.json: {message}") as error:
+        Recognizer.load(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_options_of_a_recognizer_are_checked_when_it_is_loaded(bundle):
+    for options, message in (
+        ({"beam_size": 0}, "beam_size is 0"),
+        ({"threads": -1}, "num_threads is -1; it must be at least 0"),
+        ({"threads": 1.5}, "num_threads is 1.5; it must be a whole number"),
+        ({"hotwords": {"yes": None}}, "hotword 'yes' has boost None"),
+    ):
+        with pytest.raises(SearchSetupError, match=message):
+            Recognizer.load(bundle, **options)
+    Recognizer.load(bundle, beam_size=np.int64(12), ctc_weight=np.float32(0.5))
+
+
 def test_what_is_not_a_bundle_says_so(tmp_path):
     file = tmp_path / "best.pt"
     file.write_bytes(b"")
@@ -93,6 +140,7 @@ def test_what_is_not_a_bundle_says_so(tmp_path):
         read_bundle(file)
     with pytest.raises(BundleError, match=r"no bundle\.json"):
         read_bundle(tmp_path)
-    (tmp_path / "bundle.json").write_text("{", "utf-8")
-    with pytest.raises(BundleError, match="not readable JSON"):
-        read_bundle(tmp_path)
+    for broken in ("{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"):
+        (tmp_path / "bundle.json").write_text(broken, "utf-8")
+        with pytest.raises(BundleError, match="not readable JSON"):
+            read_bundle(tmp_path)

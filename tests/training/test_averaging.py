@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,21 @@ def test_checkpoints_of_different_runs_are_not_averaged(run: Path, tmp_path: Pat
         average_checkpoints([run / "latest.pt", other], tmp_path / "mean.pt")
     with pytest.raises(CheckpointError, match="no checkpoints to average"):
         average_checkpoints([], tmp_path / "mean.pt")
+
+
+def test_what_a_run_goes_on_from_is_not_replaced(run: Path, tmp_path: Path) -> None:
+    steps = numbered_checkpoints(run, "step")
+    before = steps[-1].read_bytes()
+    for out in (steps[-1], run / "latest.pt"):  # two names of one file
+        with pytest.raises(CheckpointError, match="replaced by its weights alone"):
+            average_checkpoints(steps, out)
+        with pytest.raises(CheckpointError, match="replaced by its weights alone"):
+            slim_checkpoint(steps[-1], out)
+    os.mkfifo(tmp_path / "pipe")
+    for out in (tmp_path / "pipe", run):
+        with pytest.raises(CheckpointError, match="exists and is not a file"):
+            slim_checkpoint(steps[-1], out)
+    assert steps[-1].read_bytes() == before
 
 
 def test_the_command_averages_and_slims(run: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

@@ -7,16 +7,17 @@ import math
 from collections.abc import Callable
 
 
-def whole(low: int) -> Callable[[str], int]:
-    """A type for argparse: a whole number of at least `low`."""
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: a whole number of at least `low`, and at most `high`."""
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = low - 1
-        if number < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {low}")
+        if number < low or (high is not None and number > high):
+            limits = f"at least {low}" if high is None else f"{low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {limits}")
         return number
 
     return parse

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dev-speakers",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="with `manifest`: hold out N speakers; writes train.jsonl and dev.jsonl",

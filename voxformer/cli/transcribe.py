@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = "voxformer transcribe meeting.flac --model bundles/an4 --format srt"
 
+HIGHEST_RATE = 10_000_000
+"""Hz; a digit too many makes blocks of samples that no memory holds."""
+
 PROGRESS_SECONDS = 0.5
 """Between two lines of progress."""
 
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--raw",
-        type=whole(1),
+        type=whole(1, HIGHEST_RATE),
         metavar="RATE",
         help="standard input is 16-bit little-endian mono samples at RATE Hz, without a header",
     )

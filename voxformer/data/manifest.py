@@ -111,7 +111,7 @@ def write_manifest(path: PathLike, utterances: Iterable[Utterance]) -> None:
 
 def _read_one(path: Path) -> list[Utterance]:
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest; `voxformer prepare` makes one") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -125,7 +125,7 @@ def _read_one(path: Path) -> list[Utterance]:
             continue
         try:
             utterance, named = _parse(line, folder)
-        except _BadLine as error:
+        except BadLine as error:
             raise DataError(f"{path}:{number}: {error}") from None
         if named:
             first = line_of_id.setdefault(utterance.id, number)
@@ -140,47 +140,73 @@ def _read_one(path: Path) -> list[Utterance]:
     return utterances
 
 
-class _BadLine(ValueError):
-    pass
+class BadLine(ValueError):
+    """A line of a manifest cannot be used; the message says why."""
+
+
+def parse_row(line: str) -> dict[str, Any]:
+    """One line of a manifest as an object whose text, id, speaker and path are what they should be.
+
+    Raises:
+        BadLine: it is not.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadLine(
+            f"not JSON: {error.msg} at column {error.colno}; each line is one JSON object"
+        ) from None
+    except (ValueError, RecursionError):
+        raise BadLine("not an utterance: a number too long, or nested too deeply") from None
+    if not isinstance(row, dict):
+        raise BadLine(f"a line is one JSON object, not {type(row).__name__}")
+    audio = row.get("audio_filepath")
+    if not isinstance(audio, str) or not audio:
+        raise BadLine("audio_filepath is missing or not text; give the recording's path")
+    if "\0" in audio or not _is_file_name(audio):
+        raise BadLine(f"audio_filepath is {audio!a}, which no file can be called")
+    for key in ("text", "id", "speaker"):
+        if row.get(key) is not None and not isinstance(row[key], (str, int)):
+            raise BadLine(f"{key} is {type(row[key]).__name__}, not text")
+        try:
+            str(row.get(key)).encode()
+        except UnicodeEncodeError:
+            raise BadLine(f"{key} holds half a character (a lone surrogate)") from None
+    return row
+
+
+def named_after(audio: str) -> str:
+    """An id for a recording without one: its file's name, with ? for what is no Unicode in it."""
+    return Path(audio).stem.encode("utf-8", "replace").decode("utf-8")
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parse(line: str, folder: Path) -> tuple[Utterance, bool]:
     """One line as an utterance, and whether it came with an id of its own."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _BadLine(
-            f"not JSON: {error.msg} at column {error.colno}; each line is one JSON object"
-        ) from None
-    except (ValueError, RecursionError):
-        raise _BadLine("not an utterance: a number too long, or nested too deeply") from None
-    if not isinstance(row, dict):
-        raise _BadLine(f"a line is one JSON object, not {type(row).__name__}")
-    audio = row.get("audio_filepath")
-    if not isinstance(audio, str) or not audio:
-        raise _BadLine("audio_filepath is missing or not text; give the recording's path")
+    row = parse_row(line)
+    audio = row["audio_filepath"]
     duration = row.get("duration")
     if (
         not isinstance(duration, (int, float))
         or isinstance(duration, bool)
         or not 0 <= duration < 1e9
     ):
-        raise _BadLine(
+        raise BadLine(
             "duration is missing or not a number of seconds; `voxformer prepare manifest` adds it"
         )
     if row.get("offset"):
-        raise _BadLine("offset is not supported here; `voxformer prepare manifest` cuts segments")
-    for key in ("text", "id", "speaker"):
-        if row.get(key) is not None and not isinstance(row[key], (str, int)):
-            raise _BadLine(f"{key} is {type(row[key]).__name__}, not text")
-        try:
-            str(row.get(key)).encode()
-        except UnicodeEncodeError:
-            raise _BadLine(f"{key} holds half a character (a lone surrogate)") from None
+        raise BadLine("offset is not supported here; `voxformer prepare manifest` cuts segments")
     named = row.get("id") not in (None, "")
     speaker = row.get("speaker")
     utterance = Utterance(
-        id=str(row["id"]) if named else Path(audio).stem,
+        id=str(row["id"]) if named else named_after(audio),
         # normpath, not resolve: a link tree of audio stays where the manifest says it is.
         audio_path=Path(os.path.normpath(folder / audio)),
         duration=float(duration),

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
+import io
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..audio.io import AudioError, read_audio
 from ..text import normalise
-from .manifest import DataError, PathLike, Utterance, write_manifest
+from ..text.atomic import write_atomically
+from .manifest import (
+    BadLine,
+    DataError,
+    PathLike,
+    Utterance,
+    named_after,
+    parse_row,
+    write_manifest,
+)
 
 SAMPLE_RATE = 16000
 _THREADS = 4
@@ -234,7 +245,7 @@ def _speakers_to_hold_out(src: Path, sources: list[_Source], count: int) -> set[
 
 def _manifest_sources(path: Path, bad: list[tuple[str, str]]) -> Iterator[_Source]:
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -243,27 +254,35 @@ def _manifest_sources(path: Path, bad: list[tuple[str, str]]) -> Iterator[_Sourc
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name = f"line {number}"
         try:
-            row = json.loads(line)
-            audio = row["audio_filepath"]
-            name = str(row.get("id") or Path(audio).stem)
-            start = float(row.get("offset") or 0.0)
-            # Without an offset the whole file is meant, whatever the duration says.
-            end = start + float(row["duration"]) if row.get("offset") is not None else None
-            speaker = row.get("speaker")
-            yield _Source(
-                id=name,
-                audio_path=Path(os.path.normpath(folder / audio)),
-                text=str(row.get("text") or ""),
-                speaker=None if speaker is None else str(speaker),
-                start=start,
-                end=end,
-            )
-        except json.JSONDecodeError as error:
-            bad.append((name, f"{path}:{number}: not JSON: {error.msg} at column {error.colno}"))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            bad.append((name, f"{path}:{number}: not an utterance: {error!r}"))
+            row = parse_row(line)
+            start, end = _segment(row)
+        except BadLine as error:
+            bad.append((f"line {number}", f"{path}:{number}: {error}"))
+            continue
+        audio, speaker = row["audio_filepath"], row.get("speaker")
+        yield _Source(
+            id=named_after(audio) if row.get("id") in (None, "") else str(row["id"]),
+            audio_path=Path(os.path.normpath(folder / audio)),
+            text="" if row.get("text") is None else str(row["text"]),
+            speaker=None if speaker is None else str(speaker),
+            start=start,
+            end=end,
+        )
+
+
+def _segment(row: Mapping[str, Any]) -> tuple[float, float | None]:
+    """Seconds where an utterance begins and ends in its recording, None for the recording's end."""
+    if row.get("offset") is None:
+        # The whole file is meant, whatever the duration says.
+        return 0.0, None
+    try:
+        start, length = float(row["offset"]), float(row["duration"])
+    except (KeyError, OverflowError, TypeError, ValueError):
+        start = length = math.nan
+    if not max(abs(start), abs(length)) < 1e9:
+        raise BadLine("a segment needs offset and duration, both of them numbers of seconds")
+    return start, start + length
 
 
 def _write_set(prepared: Prepared, out: Path, name: str, sources: Iterable[_Source]) -> None:
@@ -329,18 +348,12 @@ def _cut(samples: np.ndarray, source: _Source) -> np.ndarray:
 def _write_segment(samples: np.ndarray, source: _Source, out: Path) -> Path:
     import soundfile
 
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in source.id)
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in source.id)[:100]
     # Ids may repeat, or differ only in what a file name cannot hold.
     key = hashlib.blake2b(repr(source).encode(), digest_size=4).hexdigest()
     path = (out / "segments" / f"{name}-{key}.flac").resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Not straight into the file: libsndfile prints a traceback for each write that fails.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    write_atomically(path, encoded.getvalue())
     return path

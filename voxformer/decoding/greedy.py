@@ -84,20 +84,30 @@ def ctc_greedy_top_k(
             "differ in batch, time or k"
         )
     vocabulary = load_tokens(tokens)
-    check_vocabulary(vocabulary, int(ids.max(initial=blank_id)) + 1, "token_ids go up to {} - 1")
+    limit = np.iinfo(np.int32).max if vocabulary is None else len(vocabulary)
+    if not 0 <= blank_id < limit:
+        raise ValueError(f"blank_id is {blank_id}; ids are from 0 to {limit - 1}")
+    lengths_of = _whole_lengths(check_lengths(lengths, len(ids)), len(ids), ids.shape[1])
+    for i, length in enumerate(lengths_of):
+        _refuse(i, ~(values[i, :length] < np.inf), "a log-prob is NaN or +inf")
+        _refuse(i, ~(blanks[i, :length, None] < np.inf), "the blank's log-prob is NaN or +inf")
+        outside = (ids[i, :length] < 0) | (ids[i, :length] >= limit)
+        _refuse(i, outside, f"an id is not in the vocabulary of 0 to {limit - 1}")
     ids = np.concatenate([ids, np.full((*blanks.shape, 1), blank_id, dtype=np.int32)], axis=2)
     values = np.concatenate([values, blanks[:, :, None]], axis=2)
     best = values.max(axis=2)
     path = np.where(values == best[:, :, None], ids, np.iinfo(np.int32).max).min(axis=2)
-    hypotheses = []
-    frames = check_lengths(lengths, len(ids))
-    for i, length in enumerate(_whole_lengths(frames, len(ids), ids.shape[1])):
-        bad = ~(values[i, :length] < np.inf)
-        if bad.any():
-            frame = int(np.argwhere(bad)[0, 0])
-            raise ValueError(f"utterance {i}, frame {frame}: a log-prob is NaN or +inf")
-        hypotheses.append(_best_path(path[i, :length], best[i, :length], blank_id, vocabulary))
-    return hypotheses
+    return [
+        _best_path(path[i, :length], best[i, :length], blank_id, vocabulary)
+        for i, length in enumerate(lengths_of)
+    ]
+
+
+def _refuse(utterance: int, wrong: npt.NDArray[np.bool_], what: str) -> None:
+    """Raise ValueError for the first frame of [time, k] in which something is wrong."""
+    if wrong.any():
+        frame = int(np.argwhere(wrong)[0, 0])
+        raise ValueError(f"utterance {utterance}, frame {frame}: {what}")
 
 
 def _whole_lengths(

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Literal
 
 from .. import _core
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def check_numbers(options: DataclassInstance) -> None:
+    """Raise TypeError, naming the field, unless fields that are int or float hold such numbers.
+
+    The extension's own message has the types of all fields and says not which is wrong.
+    """
+    for field in fields(options):
+        kind, _, absent = str(field.type).partition(" | ")
+        value = getattr(options, field.name)
+        if absent and value is None:
+            continue
+        if kind == "int" and not (isinstance(value, Integral) and -(2**63) <= int(value) < 2**63):
+            raise TypeError(f"{field.name} is {value!r}; it must be a whole number of 64 bits")
+        if kind == "float" and not isinstance(value, Real):
+            raise TypeError(f"{field.name} is {value!r}; it must be a number")
 
 
 @dataclass(frozen=True)
@@ -14,7 +34,7 @@ class BeamOptions:
     """CTC prefix beam search.
 
     Raises:
-        ValueError: a field is out of its range; the message names it.
+        ValueError, TypeError: a field is out of its range or no number; the message names it.
     """
 
     beam_size: int = 10
@@ -50,6 +70,7 @@ class BeamOptions:
 
     def to_core(self) -> _core.CtcBeamOptions:
         """The extension's counterpart."""
+        check_numbers(self)
         return _core.CtcBeamOptions(**asdict(self))
 
 
@@ -61,7 +82,7 @@ class FusionOptions:
     A word is scored when the next one begins, the last one and `</s>` at the end of the utterance.
 
     Raises:
-        ValueError: a field is out of its range; the message names it.
+        ValueError, TypeError: a field is out of its range or no number; the message names it.
     """
 
     lm_weight: float = 0.5
@@ -85,6 +106,7 @@ class FusionOptions:
 
     def to_core(self) -> _core.FusionOptions:
         """The extension's counterpart."""
+        check_numbers(self)
         return _core.FusionOptions(
             lm_weight=self.lm_weight,
             unknown_word_bonus=self.unknown_word_bonus,
@@ -98,7 +120,7 @@ class AttentionOptions:
     """Autoregressive beam search with an attention decoder.
 
     Raises:
-        ValueError: a field is out of its range; the message names it.
+        ValueError, TypeError: a field is out of its range or no number; the message names it.
     """
 
     beam_size: int = 10
@@ -126,6 +148,7 @@ class AttentionOptions:
 
     def to_core(self) -> _core.AttentionOptions:
         """The extension's counterpart."""
+        check_numbers(self)
         return _core.AttentionOptions(**asdict(self))
 
 
@@ -134,7 +157,7 @@ class RescoringOptions:
     """Combination of a CTC search's scores with an attention decoder's.
 
     Raises:
-        ValueError: a field is out of its range; the message names it.
+        ValueError, TypeError: a field is out of its range or no number; the message names it.
     """
 
     ctc_weight: float = 0.5
@@ -158,4 +181,5 @@ class RescoringOptions:
 
     def to_core(self) -> _core.RescoringOptions:
         """The extension's counterpart."""
+        check_numbers(self)
         return _core.RescoringOptions(**asdict(self))

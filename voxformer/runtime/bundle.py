@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxformer.runtime.options import MODES, DecodingOptions, Mode, Vocabulary
+from voxformer.runtime.options import (
+    MODES,
+    DecodingOptions,
+    Mode,
+    SearchSetupError,
+    Vocabulary,
+)
 
 FORMAT = "voxformer-bundle"
 FORMAT_VERSION = 2
@@ -84,29 +90,31 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
             _check_file(path, name, entry["sha256"], verify)
         if failure := values.get("parity", {}).get("failure"):
             warnings.warn(f"{path}: written with --force: {failure}", BundleWarning, stacklevel=2)
-        special = values["vocabulary"]
-        vocabulary = Vocabulary(
-            tuple(_read_tokens(path / TOKENS_NAME)), special["blank_id"], special["sos_eos_id"]
-        )
-        if len(vocabulary.tokens) != special["size"]:
-            raise BundleError(
-                f"{path / TOKENS_NAME}: {len(vocabulary.tokens)} tokens, bundle.json says "
-                f"{special['size']}; export it again"
-            )
-        return Bundle(
+        decoding = DecodingOptions.from_mapping(values["decoding"])
+        vocabulary = _read_vocabulary(path, values["vocabulary"])
+        _check_search(path, decoding, vocabulary)
+        bundle = Bundle(
             path=path,
             sample_rate=int(values["sample_rate"]),
             frame_shift_s=float(values["frame_shift_s"]),
             vocabulary=vocabulary,
-            decoding=DecodingOptions.from_mapping(values["decoding"]),
+            decoding=decoding,
             modes=tuple(mode for mode in MODES if mode in values.get("modes", MODES)),
             precision=str(values["precision"]),
             longest_seconds=_optional_seconds(values.get("longest_seconds")),
             values=values,
         )
+        if bundle.sample_rate < 1 or not bundle.frame_shift_s > 0.0 or not bundle.modes:
+            raise BundleError(
+                f"{path / MANIFEST_NAME}: sample_rate and frame_shift_s are above 0, and there is "
+                "one of the modes; export it again"
+            )
+        return bundle
+    except SearchSetupError as error:
+        raise BundleError(f"{path / MANIFEST_NAME}: decoding: {error}") from None
     except BundleError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BundleError(
             f"{path / MANIFEST_NAME}: incomplete or of another shape ({error!r}); export it again"
         ) from None
@@ -140,7 +148,7 @@ def _read_values(path: Path) -> dict[str, Any]:
         )
     try:
         values = json.loads(manifest.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{manifest}: not readable JSON: {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise BundleError(f'{manifest}: "format" is not "{FORMAT}", so it is not a bundle')
@@ -161,6 +169,25 @@ def _check_file(path: Path, name: str, expected: str, verify: bool) -> None:
         raise BundleError(f"{file}: its SHA-256 is not the one in {MANIFEST_NAME}; copy it again")
 
 
-def _read_tokens(path: Path) -> list[str]:
+def _check_search(path: Path, decoding: DecodingOptions, vocabulary: Vocabulary) -> None:
+    try:
+        decoding.beam(vocabulary.blank_id)
+    except ValueError as error:
+        raise BundleError(f"{path / MANIFEST_NAME}: decoding: {error}") from None
+
+
+def _read_vocabulary(path: Path, special: dict[str, Any]) -> Vocabulary:
     # Split at "\n" alone: a piece may be another of the characters that splitlines() splits at.
-    return path.read_text("utf-8").removesuffix("\n").split("\n")
+    tokens = (path / TOKENS_NAME).read_text("utf-8").removesuffix("\n").split("\n")
+    if len(tokens) != special["size"]:
+        raise BundleError(
+            f"{path / TOKENS_NAME}: {len(tokens)} tokens, bundle.json says {special['size']}; "
+            "export it again"
+        )
+    ids = (special["blank_id"], special["sos_eos_id"])
+    if not all(isinstance(i, int) and 0 <= i < len(tokens) for i in ids) or ids[0] == ids[1]:
+        raise BundleError(
+            f"{path / MANIFEST_NAME}: blank_id and sos_eos_id are {ids}; they are two of the "
+            f"{len(tokens)} tokens' ids; export it again"
+        )
+    return Vocabulary(tuple(tokens), *ids)

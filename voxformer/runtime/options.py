@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any, Literal, get_args
+
+from voxformer.decoding import AttentionOptions, BeamOptions, FusionOptions, RescoringOptions
+from voxformer.decoding.options import check_numbers
 
 Mode = Literal["ctc_greedy", "ctc_beam", "attention", "rescoring"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -97,6 +102,9 @@ class DecodingOptions:
         lm_weight, word_bonus, unknown_word_bonus, lm_unit: what it counts for, see `FusionOptions`.
         hotwords: phrases and their boosts, see `CtcBeamDecoder`; a mapping, or pairs.
         num_threads: threads of the C++ searches over the utterances of a batch; 0 is one per core.
+
+    Raises:
+        SearchSetupError: a field is of another type or out of its range; the message names it.
     """
 
     beam_size: int = 10
@@ -118,9 +126,70 @@ class DecodingOptions:
     num_threads: int = 0
 
     def __post_init__(self) -> None:
-        # Pairs can be hashed, as decoders that are kept from one batch to the next need.
-        pairs = self.hotwords.items() if isinstance(self.hotwords, Mapping) else self.hotwords
-        object.__setattr__(self, "hotwords", tuple((phrase, boost) for phrase, boost in pairs))
+        try:
+            # Pairs can be hashed, as decoders that are kept from one batch to the next need.
+            object.__setattr__(self, "hotwords", _pairs(self.hotwords))
+            check_numbers(self)
+            # `beam` is for who runs a CTC search: others may want more than one would keep.
+            BeamOptions(self.beam_size, min(self.n_best, self.beam_size))
+            self.fusion()
+            self.rescoring()
+        except (TypeError, ValueError) as error:
+            raise SearchSetupError(str(error)) from None
+        try:
+            self.attention()
+        except (TypeError, ValueError) as error:
+            raise SearchSetupError(f"attention search: {error}") from None
+        if not isinstance(self.language_model, (str, os.PathLike, type(None))):
+            raise SearchSetupError(
+                f"language_model is {self.language_model!r}; it must be the path of a file"
+            )
+        if self.max_tokens_per_second is not None and not self.max_tokens_per_second > 0.0:
+            raise SearchSetupError(
+                f"max_tokens_per_second is {self.max_tokens_per_second}; it must be above 0"
+            )
+        if self.num_threads < 0:
+            raise SearchSetupError(f"num_threads is {self.num_threads}; it must be at least 0")
+
+    def beam(self, blank_id: int) -> BeamOptions:
+        """Of the CTC search."""
+        return BeamOptions(
+            beam_size=self.beam_size,
+            n_best=self.n_best,
+            blank_id=blank_id,
+            length_bonus=self.length_bonus,
+            length_penalty=self.length_penalty,
+        )
+
+    def fusion(self) -> FusionOptions:
+        """Of the language model and the hotwords in the CTC search."""
+        return FusionOptions(
+            lm_weight=self.lm_weight,
+            word_bonus=self.word_bonus,
+            unknown_word_bonus=self.unknown_word_bonus,
+            lm_unit=self.lm_unit,
+        )
+
+    def rescoring(self) -> RescoringOptions:
+        """Of the attention decoder's ranking of what the CTC search found."""
+        return RescoringOptions(
+            ctc_weight=self.ctc_weight,
+            lm_weight=self.lm_weight if self.language_model is not None else 0.0,
+            length_bonus=self.length_bonus,
+            length_penalty=self.length_penalty,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+    def attention(self) -> AttentionOptions:
+        """Of the attention search."""
+        return AttentionOptions(
+            beam_size=self.attention_beam_size,
+            n_best=min(self.n_best, self.attention_beam_size),
+            length_penalty=self.attention_length_penalty,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram=self.no_repeat_ngram,
+            length_bonus=self.length_bonus,
+        )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> DecodingOptions:
@@ -133,3 +202,18 @@ class DecodingOptions:
         values = asdict(self)
         del values["num_threads"]  # of this machine, not of the model
         return values
+
+
+def _pairs(
+    hotwords: Mapping[str, float] | Sequence[tuple[str, float]],
+) -> tuple[tuple[str, float], ...]:
+    """Phrases and boosts of a mapping or of pairs."""
+    items = hotwords.items() if isinstance(hotwords, Mapping) else hotwords
+    try:
+        pairs = tuple((phrase, boost) for phrase, boost in items)
+    except (TypeError, ValueError):
+        raise TypeError(f"hotwords is {hotwords!r}; it must be phrases with their boosts") from None
+    for phrase, boost in pairs:
+        if not isinstance(phrase, str) or not isinstance(boost, Real):
+            raise TypeError(f"hotword {phrase!r} has boost {boost!r}; a text and a number is due")
+    return pairs

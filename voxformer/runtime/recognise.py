@@ -15,13 +15,9 @@ import numpy as np
 
 from voxformer.decoding import (
     AttentionBeamSearch,
-    AttentionOptions,
-    BeamOptions,
     CtcBeamDecoder,
-    FusionOptions,
     Hypothesis,
     NgramLanguageModel,
-    RescoringOptions,
     attention_decode,
     ctc_greedy,
     ctc_greedy_top_k,
@@ -195,7 +191,7 @@ def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDec
     """The decoder, kept from one batch to the next; a language model that has changed is read anew.
 
     Raises:
-        SearchSetupError: the options contradict each other, or a model or hotword is not usable.
+        SearchSetupError: a language model or a hotword is not usable.
     """
     path = options.language_model
     status = None if path is None else os.stat(path)
@@ -213,22 +209,11 @@ def _make_ctc_decoder(
     path = options.language_model
     return CtcBeamDecoder(
         vocabulary.tokens,
-        BeamOptions(
-            beam_size=options.beam_size,
-            n_best=options.n_best,
-            blank_id=vocabulary.blank_id,
-            length_bonus=options.length_bonus,
-            length_penalty=options.length_penalty,
-        ),
+        options.beam(vocabulary.blank_id),
         num_threads=options.num_threads or None,
         language_model=None if path is None else NgramLanguageModel.load(path),
         hotwords=dict(options.hotwords),
-        fusion=FusionOptions(
-            lm_weight=options.lm_weight,
-            word_bonus=options.word_bonus,
-            unknown_word_bonus=options.unknown_word_bonus,
-            lm_unit=options.lm_unit,
-        ),
+        fusion=options.fusion(),
     )
 
 
@@ -240,13 +225,7 @@ def _rescore(
     vocabulary: Vocabulary,
 ) -> NBest:
     decoder = _ctc_decoder(options, vocabulary)
-    rescoring = RescoringOptions(
-        ctc_weight=options.ctc_weight,
-        lm_weight=options.lm_weight if options.language_model is not None else 0.0,
-        length_bonus=options.length_bonus,
-        length_penalty=options.length_penalty,
-        repetition_penalty=options.repetition_penalty,
-    )
+    rescoring = options.rescoring()
     rescored: NBest = []
     limit = RESCORED_AT_ONCE // engine.lanes
     for rows in _rescored_together(encoded.lengths, first_pass, limit):
@@ -310,14 +289,7 @@ def _attention(
     options: DecodingOptions,
     vocabulary: Vocabulary,
 ) -> NBest:
-    search_options = AttentionOptions(
-        beam_size=options.attention_beam_size,
-        n_best=min(options.n_best, options.attention_beam_size),
-        length_penalty=options.attention_length_penalty,
-        repetition_penalty=options.repetition_penalty,
-        no_repeat_ngram=options.no_repeat_ngram,
-        length_bonus=options.length_bonus,
-    )
+    search_options = options.attention()
     heard = np.flatnonzero(encoded.lengths).astype(np.int64)
     searches = [
         AttentionBeamSearch(

@@ -84,10 +84,12 @@ class Recognizer:
         Raises:
             BundleError: not a bundle, or a damaged one.
             EngineError: the engine or the provider is not there; nothing falls back in silence.
+            SearchSetupError: an option is of another type or out of its range.
         """
         if engine not in ENGINES:
             raise EngineError(f"no engine {engine!r}; there is {', '.join(ENGINES)}")
         bundle = read_bundle(Path(path))
+        decoding = replace(bundle.decoding, num_threads=threads, **options)
         opened: Engine
         if engine == "tensorrt":
             from voxformer.runtime.trt_engine import TrtEngine
@@ -97,7 +99,6 @@ class Recognizer:
             from voxformer.runtime.onnx_engine import OnnxEngine
 
             opened = OnnxEngine.from_bundle(bundle, provider, threads)
-        decoding = replace(bundle.decoding, num_threads=threads, **options)
         cutting = cutting_for(bundle.longest_seconds)
         return cls(opened, bundle.vocabulary, decoding, bundle.modes, cutting)
 

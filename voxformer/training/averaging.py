@@ -26,10 +26,12 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Path:
         out: the new checkpoint, of weights alone.
 
     Raises:
-        CheckpointError: none was named, one cannot be used, or they are not of one run.
+        CheckpointError: none was named, one cannot be used, they are not of one run, or `out` is
+            one of them or no file.
     """
     if not paths:
         raise CheckpointError("no checkpoints to average; name a run folder with step_N.pt files")
+    _check_place(out, paths)
     sums: dict[str, Tensor] = {}
     last: dict[str, Any] = {}
     for path in paths:
@@ -57,7 +59,11 @@ def slim_checkpoint(path: Path, out: Path, half: bool = False) -> Path:
             exported as any other, but no run goes on from it.
         half: store matrices as float16, which halves the file and rounds each weight by up to
             0.05 %; they are float32 again once loaded.
+
+    Raises:
+        CheckpointError: it cannot be used, or `out` is the same file, or no file.
     """
+    _check_place(out, [path])
     state = load_checkpoint(path)
     weights: Mapping[str, Tensor] = state.get("ema") or state["model"]
     if half:
@@ -74,6 +80,15 @@ def with_decoding(path: Path, out: Path, decoding: Mapping[str, Any]) -> Path:
     section = {**state["config"].get("decoding", {}), **decoding}
     state["config"] = {**state["config"], "decoding": section}
     return _write(out, state, state.get("ema") or state["model"])
+
+
+def _check_place(out: Path, paths: Sequence[Path]) -> None:
+    """What is written of a checkpoint has no optimiser: no run goes on from what it replaces."""
+    if out.exists() and not out.is_file():
+        raise CheckpointError(f"{out}: exists and is not a file; name another")
+    for path in paths:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise CheckpointError(f"{out}: would be replaced by its weights alone; name another")
 
 
 def _write(out: Path, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Path:
