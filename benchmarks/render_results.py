@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rtf_report import batch_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/results.md")
 RESULTS = "benchmarks/results"
@@ -238,7 +240,7 @@ def _rtf_table(values: dict[str, Any]) -> Table:
             (
                 f"{row['engine']}, {row['threads']} threads",
                 row["precision"],
-                str(row["batch_size"]),
+                batch_of(row),
                 row["mode"],
                 f"{row['wer']:.2%}",
                 f"{row['rtfx']:.1f}",

@@ -1,7 +1,7 @@
 """Word error rate and real-time factor of bundles, by engine, precision, batch size and mode.
 
     python benchmarks/rtf.py --model bundles/an4 bundles/an4-int8 --manifest an4-test.jsonl \\
-      --batch-size 1 16 --beam-size 10 --json rtf.json --svg rtf.svg
+      --batch-size auto 1 16 --beam-size 10 --json rtf.json --svg rtf.svg
 
 RTF is processing time over audio time, RTFx its inverse, both pooled over the set; padding is no
 audio, and the last, smaller batch counts. Inside the clock: padding, front end, encoder, transfers,
@@ -167,6 +167,15 @@ def _checkpoint(args: argparse.Namespace, bundle: Bundle) -> Path:
     return Path(path)
 
 
+def batch_size_of(text: str) -> int | None:
+    """Utterances in a batch; None for `auto`."""
+    if text == "auto":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number from 1 on")
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -182,7 +191,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--utterances", type=int, metavar="N", help="so many, spread evenly")
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES[:2]))
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
-    parser.add_argument("--batch-size", nargs="+", type=int, default=[16])
+    parser.add_argument(
+        "--batch-size",
+        nargs="+",
+        type=batch_size_of,
+        default=[None],
+        metavar="N|auto",
+        help="utterances in a batch; auto (the default) batches as Recognizer does",
+    )
     parser.add_argument("--beam-size", type=int, help="and n-best, instead of the bundle's own")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

@@ -20,6 +20,7 @@ from voxformer.runtime import DecodingOptions, Encoded, Mode, decode, encode, pa
 from voxformer.runtime.engine import FloatArray
 from voxformer.runtime.pipeline import pipelined
 from voxformer.runtime.recognise import NBest, batches_by_duration
+from voxformer.runtime.recognizer import MOST_PADDING, MOST_PIECES
 from voxformer.text import normalise
 
 PARTS = ("encoder", "search", "rescoring", "other")
@@ -101,14 +102,14 @@ class ModelRunner:
         precision: of its weights.
         mode: of decoding.
         options: of the searches.
-        batch_size: utterances in a batch, at most.
+        batch_size: utterances in a batch; None for as many as `Recognizer` takes.
     """
 
     model: OpenModel
     precision: str
     mode: Mode
     options: DecodingOptions
-    batch_size: int
+    batch_size: int | None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class ModelRunner:
 
     def warm_up(self, speech: Speech, batches: int) -> None:
         """See `Runner.warm_up`."""
-        planned = batches_by_duration(speech.durations, self.batch_size)
+        planned = self._batches(speech)
         last = len(planned) - 1
         chosen = {round(i * last / max(batches - 1, 1)) for i in range(batches)}
         for number in sorted(chosen):
@@ -137,7 +138,7 @@ class ModelRunner:
 
     def run(self, speech: Speech, overlap: bool) -> Pass:
         """See `Runner.run`."""
-        planned = batches_by_duration(speech.durations, self.batch_size)
+        planned = self._batches(speech)
         found = Pass(parts={} if overlap else dict.fromkeys(PARTS, 0.0))
         heard: dict[int, str] = {}
         started = time.perf_counter()
@@ -160,6 +161,12 @@ class ModelRunner:
             found.parts["other"] = found.seconds - sum(found.parts.values())
         found.texts = {index: normalise(text) for index, text in heard.items()}
         return found
+
+    def _batches(self, speech: Speech) -> list[list[int]]:
+        if self.batch_size is not None:
+            return batches_by_duration(speech.durations, self.batch_size)
+        seconds = self.model.engine.batch_seconds
+        return batches_by_duration(speech.durations, MOST_PIECES, seconds, MOST_PADDING)
 
     def _encode(self, speech: Speech, batch: list[int], parts: dict[str, float]) -> Encoded:
         padded, lengths = pad_batch([speech.waveforms[i] for i in batch])

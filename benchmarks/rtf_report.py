@@ -12,6 +12,11 @@ COLOURS = {"torch": "#8a8a8a", "fp32": "#1f5fa8", "fp16": "#6aa3dd", "int8": "#c
 OTHER = "#b07a10"
 
 
+def batch_of(row: dict[str, Any]) -> str:
+    """The batch size of a configuration, as it was asked for."""
+    return "auto" if row["batch_size"] is None else str(row["batch_size"])
+
+
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line for each configuration."""
     head = f"{'engine':<34} {'precision':<9} {'batch':>5} {'mode':<11} {'WER %':>7} {'RTFx':>8}"
@@ -20,7 +25,7 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         pipelined = f"{row['rtfx_pipelined']:.1f}" if "rtfx_pipelined" in row else "-"
         parts = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
         found.append(
-            f"{row['engine']:<34} {row['precision']:<9} {row['batch_size']:>5} {row['mode']:<11} "
+            f"{row['engine']:<34} {row['precision']:<9} {batch_of(row):>5} {row['mode']:<11} "
             f"{100 * row['wer']:>7.2f} {row['rtfx']:>8.1f} {pipelined:>9}  {parts}"
         )
         if "latency_s" in row:
@@ -33,7 +38,11 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def plot(values: dict[str, Any], title: str) -> str:
     """An SVG: a bar for each configuration, as long as its RTFx, by mode."""
-    rows = sorted(values["passes"], key=lambda row: (row["mode"], row["batch_size"], row["engine"]))
+
+    def order(row: dict[str, Any]) -> tuple[str, int, str]:
+        return row["mode"], row["batch_size"] or 0, row["engine"]
+
+    rows = sorted(values["passes"], key=order)
     width, left, right, top, bar, gap = 860, 330, 70, 50, 16, 8
     most = max(max(row["rtfx"], row.get("rtfx_pipelined", 0.0)) for row in rows)
     parts: list[str] = []
@@ -45,7 +54,7 @@ def plot(values: dict[str, Any], title: str) -> str:
             y += gap
             parts.append(f'<text x="10" y="{y + 12}" font-weight="bold">{escape(mode)}</text>')
         best = max(row["rtfx"], row.get("rtfx_pipelined", 0.0))
-        name = f"{row['engine'].split(' ')[0]} {row['precision']}, batch {row['batch_size']}"
+        name = f"{row['engine'].split(' ')[0]} {row['precision']}, batch {batch_of(row)}"
         long = best / most * (width - left - right)
         parts.append(
             f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(name)}</text>'

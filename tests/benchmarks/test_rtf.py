@@ -23,7 +23,16 @@ def rtf(script):
 def measured(rtf, random_bundle, noise_manifest, tmp_path_factory):
     """A bundle, its manifest, the folder of what a run of rtf.py wrote, and what it is."""
     folder = tmp_path_factory.mktemp("rtf")
-    arguments = ["--model", str(random_bundle), "--batch-size", "1", "2", "--beam-size", "4"]
+    arguments = [
+        "--model",
+        str(random_bundle),
+        "--batch-size",
+        "auto",
+        "1",
+        "2",
+        "--beam-size",
+        "4",
+    ]
     arguments += ["--rounds", "2", "--json", str(folder / "rtf.json")]
     assert rtf[0].main([*arguments, "--svg", str(folder / "rtf.svg")]) == 0
     values = json.loads((folder / "rtf.json").read_text("utf-8"))
@@ -34,7 +43,7 @@ def test_every_engine_batch_size_and_mode_is_a_row(measured):
     rows = measured[3]["passes"]
     modes = ("ctc_greedy", "ctc_beam", "attention", "rescoring")
     engines = ("torch (cpu)", "onnxruntime (CPUExecutionProvider)")
-    expected = {(e, size, m) for e in engines for size in (1, 2) for m in modes}
+    expected = {(e, size, m) for e in engines for size in (None, 1, 2) for m in modes}
     assert {(row["engine"], row["batch_size"], row["mode"]) for row in rows} == expected
     assert len(rows) == len(expected)
 

@@ -42,6 +42,7 @@ class ToneEngine:
     sample_rate = RATE
     frame_shift_s = FRAME / RATE
     lanes = 2
+    batch_seconds = 20.0
 
     def encode(self, waveforms, lengths):
         frames = lengths // FRAME

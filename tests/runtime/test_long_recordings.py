@@ -219,6 +219,23 @@ def test_memory_does_not_grow_with_the_recording(recognizer):
     assert long < 1.2 * once
 
 
+def test_batches_hold_as_many_seconds_as_suit_the_engine(recognizer):
+    sizes = []
+    encode = recognizer.engine.encode
+
+    def watched(waveforms, lengths):
+        sizes.append(waveforms.size / RATE)
+        return encode(waveforms, lengths)
+
+    recognizer.engine.encode = watched
+    noise = np.random.default_rng(1).normal(0, 0.1, (9, 6 * RATE)).astype(np.float32)
+    for wanted, most in ((None, recognizer.engine.batch_seconds), (13.0, 13.0), (60.0, 60.0)):
+        sizes.clear()
+        recognizer.transcribe(list(noise), "ctc_greedy", batch_seconds=wanted)
+        assert sum(sizes) == 54.0
+        assert most - 6.0 <= max(sizes) <= most
+
+
 def test_a_file_is_read_as_it_is_recognised(recognizer, tmp_path):
     words, gaps, generator = words_and_gaps(80, lambda random: random.uniform(0.05, 1), 4)
     waveform, times = say(words, gaps, generator)

@@ -176,7 +176,7 @@ def evaluate(
     modes: Sequence[Mode],
     options: DecodingOptions,
     batch_size: int = 16,
-    batch_seconds: float = 240.0,
+    batch_seconds: float | None = None,
     max_bad_fraction: float = 0.01,
     progress: Progress | None = None,
     warm_up: int = 0,
@@ -193,7 +193,7 @@ def evaluate(
         modes: decoding modes; all share the encoder pass, `rescoring` also `ctc_beam`'s search.
         options: of the searches.
         batch_size: utterances in a batch, at most.
-        batch_seconds: seconds of a batch, padding counted, at most.
+        batch_seconds: seconds of a batch, padding counted, at most; default: what suits the engine.
         max_bad_fraction: a larger share of unreadable recordings is an error.
         progress: called after each batch with utterances done and all utterances.
         warm_up: batches to recognise beforehand, outside every figure, from the longest to the
@@ -209,7 +209,8 @@ def evaluate(
     durations: dict[int, float] = {}
     skipped: list[tuple[str, str]] = []
     done = 0
-    batches = batches_by_duration([u.duration for u in utterances], batch_size, batch_seconds)
+    seconds = engine.batch_seconds if batch_seconds is None else batch_seconds
+    batches = batches_by_duration([u.duration for u in utterances], batch_size, seconds)
     for batch in _spread(batches, warm_up):
         kept, waveforms = _read(batch, utterances, engine.sample_rate, [])
         if kept:

@@ -85,6 +85,13 @@ class StepSession(Protocol):
         ...
 
 
+CPU_BATCH_SECONDS = 20.0
+"""More leaves a core's caches, which takes up to 1.7 times as long (docs/results.md)."""
+
+DEVICE_BATCH_SECONDS = 240.0
+"""A device has room for more, and is not busy with less."""
+
+
 class Engine(Protocol):
     """Runs a model. Lengths go in and come out everywhere; batch-mates never change a result."""
 
@@ -111,6 +118,11 @@ class Engine(Protocol):
     @property
     def lanes(self) -> int:
         """Threads that may call `encode`, and `score`, at once and gain by it; at least 1."""
+        ...
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds of audio, padding counted, that a batch had best hold."""
         ...
 
     def encode(self, waveforms: FloatArray, lengths: IntArray) -> Encoded:

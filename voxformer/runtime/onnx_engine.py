@@ -10,7 +10,15 @@ import numpy as np
 
 from voxformer.decoding.ctc import available_cores
 from voxformer.runtime.bundle import GRAPH_NAMES, Bundle
-from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray, TopTokens
+from voxformer.runtime.engine import (
+    CPU_BATCH_SECONDS,
+    DEVICE_BATCH_SECONDS,
+    Encoded,
+    EngineError,
+    FloatArray,
+    IntArray,
+    TopTokens,
+)
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -53,7 +61,9 @@ class OnnxEngine:
         self.provider = _checked_provider(self._ort, provider)
         self.name = f"onnxruntime ({self.provider})"
         # A session's threads help whoever calls it.
-        self.lanes = self.threads if self.provider == PROVIDERS["cpu"] else 1
+        on_cpu = self.provider == PROVIDERS["cpu"]
+        self.lanes = self.threads if on_cpu else 1
+        self.batch_seconds = CPU_BATCH_SECONDS if on_cpu else DEVICE_BATCH_SECONDS
         encoder, self._decoder_name, self._step_name = GRAPH_NAMES
         self._encoder = self._session(encoder)
         outputs = {output.name for output in self._encoder.get_outputs()}

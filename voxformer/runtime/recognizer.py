@@ -32,8 +32,12 @@ from voxformer.runtime.transcript import Transcript, transcript_of, words_of
 
 ENGINES = ("onnxruntime", "tensorrt")
 
+MOST_PIECES = 16
+"""In a batch."""
 POOLED_BATCHES = 4
 """Batches that are read ahead, so that pieces of like durations are found for each."""
+POOLED_SECONDS = 240.0
+"""At least, of audio: 15 MB."""
 MOST_PADDING = 0.25
 """Of a batch, for what is encoded of padding is thrown away; batches of fewer pieces cost less."""
 
@@ -106,8 +110,8 @@ class Recognizer:
         self,
         recordings: Sequence[Recording],
         mode: Mode | None = None,
-        batch_size: int = 16,
-        batch_seconds: float = 240.0,
+        batch_size: int = MOST_PIECES,
+        batch_seconds: float | None = None,
     ) -> list[Transcript]:
         """Transcribe recordings, batched by duration; the results are in the order given.
 
@@ -121,7 +125,8 @@ class Recognizer:
             mode: `ctc_greedy`, `ctc_beam`, `attention` or `rescoring`; default: the last where the
                 attention decoder is trained, else `ctc_beam`.
             batch_size: pieces in a batch, at most.
-            batch_seconds: seconds of a batch, padding counted, at most.
+            batch_seconds: seconds of a batch, padding counted, at most; default: what suits the
+                engine.
 
         Raises:
             AudioError: a file is missing, unreadable or damaged.
@@ -139,8 +144,8 @@ class Recognizer:
         self,
         recordings: Iterable[Recording],
         mode: Mode | None = None,
-        batch_size: int = 16,
-        batch_seconds: float = 240.0,
+        batch_size: int = MOST_PIECES,
+        batch_seconds: float | None = None,
         progress: Callable[[float], None] = lambda seconds: None,
     ) -> Iterator[Transcript | AudioError]:
         """`transcribe` for lists of any length: gives each result as soon as it is there.
@@ -150,7 +155,8 @@ class Recognizer:
                 float32 [samples] each; they are read as results are asked for.
             mode: see `transcribe`.
             batch_size: see `transcribe`.
-            batch_seconds: see `transcribe`; four times as much audio is held in memory.
+            batch_seconds: see `transcribe`; four times as much audio is held in memory, and at
+                least `POOLED_SECONDS`.
             progress: called after each batch with the seconds of audio that were in it.
 
         Yields:
@@ -164,7 +170,8 @@ class Recognizer:
         check_mode(mode, self.modes)
         if isinstance(recordings, (str, os.PathLike, np.ndarray)):
             raise TypeError("transcribe takes a list of recordings: put the one in brackets")
-        return self._each(recordings, mode, batch_size, batch_seconds, progress)
+        seconds = self.engine.batch_seconds if batch_seconds is None else batch_seconds
+        return self._each(recordings, mode, batch_size, seconds, progress)
 
     def _each(
         self,
@@ -178,7 +185,8 @@ class Recognizer:
         rate = self.engine.sample_rate
 
         def jobs() -> Iterator[_Job]:
-            for pool in pools(recordings, rate, self.cutting, POOLED_BATCHES * batch_seconds):
+            pooled = max(POOLED_BATCHES * batch_seconds, POOLED_SECONDS)
+            for pool in pools(recordings, rate, self.cutting, pooled):
                 durations = [len(piece.samples) / rate for _, piece in pool.pieces]
                 batches = batches_by_duration(durations, batch_size, batch_seconds, MOST_PADDING)
                 for batch in batches:

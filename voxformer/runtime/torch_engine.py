@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from voxformer.model import FRAME_SHIFT_S, VoxFormer
-from voxformer.runtime.engine import Encoded, FloatArray, IntArray
+from voxformer.runtime.engine import (
+    CPU_BATCH_SECONDS,
+    DEVICE_BATCH_SECONDS,
+    Encoded,
+    FloatArray,
+    IntArray,
+)
 
 
 class TorchEngine:
@@ -29,6 +35,8 @@ class TorchEngine:
         self.sample_rate = model.config.sample_rate
         self.frame_shift_s = FRAME_SHIFT_S
         self.lanes = 1  # torch has threads of its own for each that calls it
+        on_cpu = self.device.type == "cpu"
+        self.batch_seconds = CPU_BATCH_SECONDS if on_cpu else DEVICE_BATCH_SECONDS
 
     @property
     def threads(self) -> int:

@@ -10,7 +10,14 @@ import numpy as np
 
 from voxformer.runtime.bundle import Bundle, sha256_of
 from voxformer.runtime.cuda import Cuda, DeviceArray
-from voxformer.runtime.engine import Encoded, EngineError, FloatArray, IntArray, TopTokens
+from voxformer.runtime.engine import (
+    DEVICE_BATCH_SECONDS,
+    Encoded,
+    EngineError,
+    FloatArray,
+    IntArray,
+    TopTokens,
+)
 from voxformer.runtime.onnx_engine import TOP_OUTPUTS
 from voxformer.runtime.trt_build import (
     GRAPHS,
@@ -48,6 +55,7 @@ class TrtEngine:
         self.frame_shift_s = frame_shift_s
         self.threads = 1  # the arithmetic is on the device, which is one
         self.lanes = 1
+        self.batch_seconds = DEVICE_BATCH_SECONDS
         self._folder = folder
         self._cuda = cuda
         self._trt = trt
