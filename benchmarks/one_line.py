@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 
 def leave(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: with what it returns, or with 2 and the error's message.
+    """Run a script's `main` and exit: with what it returns, or with 2 and the error's message, or 3
+    where a disk is full.
 
     A plain ValueError is a bug and keeps its traceback; those of VoxFormer have classes of their
     own.
@@ -19,5 +21,5 @@ def leave(main: Callable[[], int | None]) -> None:
         if type(error) is ValueError:
             raise
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        code = 2
+        code = 3 if isinstance(error, OSError) and error.errno == errno.ENOSPC else 2
     sys.exit(code)
