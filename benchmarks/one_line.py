@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,12 @@ def leave(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # a reader that left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
     except (ValueError, OSError) as error:
         if type(error) is ValueError:
             raise
