@@ -28,7 +28,8 @@ from rtf_passes import TIMED, ModelRunner, PocketsphinxRunner, Runner, Speech, m
 from rtf_report import lines, plot
 
 from voxformer.audio import read_audio
-from voxformer.data import read_manifest, spread
+from voxformer.cli.numbers import whole
+from voxformer.data import DataError, read_manifest, spread
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import (
     ModelError,
@@ -42,6 +43,7 @@ from voxformer.runtime import MODES, Bundle, DecodingOptions, read_bundle
 from voxformer.runtime.bundle import sha256_of
 from voxformer.runtime.options import check_mode
 from voxformer.text import normalise
+from voxformer.text.atomic import write_atomically
 
 ENGINES = ("torch", "onnxruntime", "pocketsphinx")
 WARM_UP_BATCHES = 5
@@ -49,15 +51,25 @@ WARM_UP_BATCHES = 5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _arguments(arguments)
-    values = json.loads(Path(args.read).read_text("utf-8")) if args.read else _measured(args)
+    values = _read(args.read) if args.read else _measured(args)
     print("\n".join(lines(values["passes"])))
     if args.json:
         write_json(args.json, values)
     if args.svg:
         what = ", ".join(model["path"] for model in values["models"][:1])
         title = f"RTFx of {what}, {values['machine']['cpu']}, {values['machine']['cores']} cores"
-        Path(args.svg).write_text(plot(values, title), encoding="utf-8")
+        write_atomically(args.svg, plot(values, title))
     return 0
+
+
+def _read(path: str) -> dict[str, Any]:
+    """What an earlier run wrote."""
+    try:
+        values: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
+        lines(values["passes"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{path}: not what --json of this script writes") from None
+    return values
 
 
 def _measured(args: argparse.Namespace) -> dict[str, Any]:
@@ -109,11 +121,11 @@ def _described(bundle: Bundle) -> dict[str, Any]:
 
 def _speech(manifest: str, sample_rate: int, most: int | None) -> Speech:
     utterances = spread(read_manifest(manifest), most)
-    return Speech(
-        [read_audio(u.audio_path, sample_rate) for u in utterances],
-        [normalise(u.text) for u in utterances],
-        sample_rate,
-    )
+    references = [normalise(u.text) for u in utterances]
+    if not any(references):
+        raise DataError(f"{manifest}: its texts hold no word: WER is not defined")
+    waveforms = [read_audio(u.audio_path, sample_rate) for u in utterances]
+    return Speech(waveforms, references, sample_rate)
 
 
 def _options(args: argparse.Namespace, bundle: Bundle) -> DecodingOptions:
@@ -169,11 +181,7 @@ def _checkpoint(args: argparse.Namespace, bundle: Bundle) -> Path:
 
 def batch_size_of(text: str) -> int | None:
     """Utterances in a batch; None for `auto`."""
-    if text == "auto":
-        return None
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number from 1 on")
+    return None if text == "auto" else whole(1)(text)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -188,7 +196,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", metavar="CKPT", help="for torch (default: the bundle's)")
     parser.add_argument("--manifest", help="default: the one that the bundle was exported with")
-    parser.add_argument("--utterances", type=int, metavar="N", help="so many, spread evenly")
+    parser.add_argument("--utterances", type=whole(1), metavar="N", help="so many, spread evenly")
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES[:2]))
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
     parser.add_argument(
@@ -199,12 +207,16 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N|auto",
         help="utterances in a batch; auto (the default) batches as Recognizer does",
     )
-    parser.add_argument("--beam-size", type=int, help="and n-best, instead of the bundle's own")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--beam-size", type=whole(1), help="and n-best, instead of the bundle's own"
+    )
+    parser.add_argument("--rounds", type=whole(1), default=3)
     parser.add_argument(
         "--no-pipelined", dest="pipelined", action="store_false", help="no overlapping passes"
     )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--threads", type=whole(0), default=0, help="CPU threads (default: all cores)"
+    )
     parser.add_argument("--provider", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", metavar="FILE", help="write results and circumstances here")
     parser.add_argument("--svg", metavar="FILE", help="write a plot of them here")

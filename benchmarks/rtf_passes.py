@@ -17,7 +17,7 @@ import numpy as np
 from voxformer.evaluation.models import OpenModel
 from voxformer.evaluation.wer import align_words, confidence_interval, total
 from voxformer.runtime import DecodingOptions, Encoded, Mode, decode, encode, pad_batch
-from voxformer.runtime.engine import FloatArray
+from voxformer.runtime.engine import EngineError, FloatArray
 from voxformer.runtime.pipeline import pipelined
 from voxformer.runtime.recognise import NBest, batches_by_duration
 from voxformer.runtime.recognizer import MOST_PADDING, MOST_PIECES
@@ -196,7 +196,10 @@ class PocketsphinxRunner:
     """CMU's recogniser of before neural networks, whose weights are in its package."""
 
     def __init__(self) -> None:
-        pocketsphinx: Any = importlib.import_module("pocketsphinx")
+        try:
+            pocketsphinx: Any = importlib.import_module("pocketsphinx")
+        except ModuleNotFoundError:
+            raise EngineError("--engine pocketsphinx: pip install pocketsphinx") from None
         self._decoder = pocketsphinx.Decoder(samprate=16000, loglevel="FATAL")
 
     @property

@@ -23,6 +23,7 @@
 #include "fusion.h"
 #include "hypothesis.h"
 #include "options.h"
+#include "release_gil.h"
 #include "rescoring.h"
 
 namespace py = pybind11;
@@ -113,7 +114,7 @@ py::list DecodeUtterances(CtcBatchDecoder* decoder, const std::vector<CtcLogProb
                                              static_cast<std::size_t>(lengths.size()));
   std::vector<std::vector<Hypothesis>> results;
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     results = decoder->Decode(batch, length_view, num_threads);
   }
   py::list list;
@@ -176,7 +177,7 @@ FloatArray GatherTokenLogProbs(const std::vector<TokenIds>& token_ids, const Flo
   std::fill(gathered, gathered + rows * positions, 0.0F);
   const float* const values = logits.data();
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     for (std::size_t i = 0; i < rows; ++i) {
       TokenLogProbs({values + i * positions * vocab, positions, vocab}, token_ids[i], end_id, i,
                     gathered + i * positions);
@@ -371,14 +372,14 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
           "feed",
           [](CtcStream& stream, const py::array& log_probs) {
             const CtcLogProbs view = AsUtterance(log_probs);
-            const py::gil_scoped_release release;
+            const ReleaseGil release;
             stream.Feed(view);
           },
           py::arg("log_probs"))
       .def("partial", [](CtcStream& stream) {
         std::vector<Hypothesis> hypotheses;
         {
-          const py::gil_scoped_release release;
+          const ReleaseGil release;
           hypotheses = stream.Partial();
         }
         return ToList(std::move(hypotheses));

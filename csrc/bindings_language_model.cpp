@@ -14,6 +14,7 @@
 #include "ngram_builder.h"
 #include "ngram_image.h"
 #include "ngram_model.h"
+#include "release_gil.h"
 
 namespace py = pybind11;
 
@@ -43,7 +44,7 @@ auto WithReadableErrors(const Call& call) {
 
 SharedModel Map(int descriptor, const std::string& name) {
   return WithReadableErrors([&] {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     return std::make_shared<NgramModel>(MapNgramImage(descriptor, name));
   });
 }
@@ -51,14 +52,14 @@ SharedModel Map(int descriptor, const std::string& name) {
 void Feed(NgramBuilder& builder, const py::bytes& bytes) {
   const std::string_view view = bytes;
   WithReadableErrors([&] {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     builder.Feed(view);
   });
 }
 
 SharedModel Finish(NgramBuilder& builder, std::uint64_t source_size, std::int64_t source_mtime_ns) {
   return WithReadableErrors([&] {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     return std::make_shared<NgramModel>(builder.Finish(source_size, source_mtime_ns));
   });
 }

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 
 import pytest
 import torch
 
-from voxformer.data import read_manifest
+from voxformer.data import DataError, read_manifest
 from voxformer.evaluation import evaluate
 from voxformer.evaluation.models import open_bundle
-from voxformer.runtime import read_bundle
+from voxformer.runtime import EngineError, read_bundle
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,31 @@ def test_results_become_a_table_and_a_plot(measured, rtf, script, capsys):
     assert rtf[0].main(again) == 0
     assert (folder / "again.svg").read_text("utf-8") == svg
     assert "rescoring" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--utterances", "--batch-size", "--beam-size"])
+def test_a_number_that_measures_nothing_is_refused(rtf, option, capsys):
+    for value in ("0", "-1"):
+        with pytest.raises(SystemExit) as stop:
+            rtf[0].main([option, value])
+        assert stop.value.code == 2
+        assert f"'{value}' is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_or_shown_is_said(measured, rtf, tmp_path, monkeypatch):
+    bundle, manifest, _, _ = measured
+    rows = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
+    silent = manifest.with_name("silent.jsonl")
+    silent.write_text("".join(json.dumps({**row, "text": " "}) + "\n" for row in rows), "utf-8")
+    with pytest.raises(DataError, match=r"silent\.jsonl: its texts hold no word"):
+        rtf[0].main(["--model", str(bundle), "--manifest", str(silent)])
+    for content in (b"\xff", b"{}", b"[]", b'{"passes": [{}]}'):
+        (tmp_path / "read.json").write_bytes(content)
+        with pytest.raises(DataError, match=r"read\.json: not what --json of this script writes"):
+            rtf[0].main(["--read", str(tmp_path / "read.json")])
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(EngineError, match="pip install pocketsphinx"):
+        rtf[0].main(["--model", str(bundle), "--engine", "pocketsphinx"])
 
 
 def test_ctc_layer_of_a_random_model_writes_as_many_tokens_as_asked(rtf, model):

@@ -1,6 +1,7 @@
 """What many Python threads do with the same objects, with the GIL or on a free-threaded Python."""
 
 import multiprocessing
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -126,3 +127,26 @@ def test_the_extension_leaves_the_gil_as_it_is():
         pytest.skip("Python 3.12 or older, or no free-threaded build")
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     assert sys._is_gil_enabled() is not free_threaded
+
+
+def test_a_daemon_thread_that_decodes_lets_the_process_end():
+    code = """
+import threading
+import numpy as np
+from voxformer.decoding import CtcBeamDecoder
+
+decoder, batch = CtcBeamDecoder(None, num_threads=2), np.full((4, 200, 30), -np.log(30), "f4")
+decoded = threading.Event()
+
+def work():
+    while True:
+        decoder.decode(batch)
+        decoded.set()
+
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+decoded.wait()
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
