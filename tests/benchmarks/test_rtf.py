@@ -24,17 +24,8 @@ def rtf(script):
 def measured(rtf, random_bundle, noise_manifest, tmp_path_factory):
     """A bundle, its manifest, the folder of what a run of rtf.py wrote, and what it is."""
     folder = tmp_path_factory.mktemp("rtf")
-    arguments = [
-        "--model",
-        str(random_bundle),
-        "--batch-size",
-        "auto",
-        "1",
-        "2",
-        "--beam-size",
-        "4",
-    ]
-    arguments += ["--rounds", "2", "--json", str(folder / "rtf.json")]
+    arguments = ["--model", str(random_bundle), "--batch-size", "auto", "1", "2"]
+    arguments += ["--beam-size", "4", "--rounds", "2", "--json", str(folder / "rtf.json")]
     assert rtf[0].main([*arguments, "--svg", str(folder / "rtf.svg")]) == 0
     values = json.loads((folder / "rtf.json").read_text("utf-8"))
     return random_bundle, noise_manifest, folder, values
