@@ -196,6 +196,20 @@ def test_a_file_name_that_is_no_unicode_is_prepared_and_read(tmp_path: Path, wri
     assert (utterance.id, utterance.audio_path) == ("caf?", tmp_path / name)
 
 
+def test_a_segment_without_a_sample_is_left_out(tmp_path: Path, write_audio) -> None:
+    write_audio(tmp_path / "a.wav", 1.0)
+    rows = [
+        {"audio_filepath": "a.wav", "offset": 0.5, "duration": duration, "id": f"of {duration}"}
+        for duration in (0.00001, 0.25)
+    ]
+    (tmp_path / "raw.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    prepared = prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
+    assert [u.duration for u in read_manifest(prepared.manifests["raw"])] == [0.25]
+    [(name, reason)] = prepared.bad
+    assert name == "of 1e-05"
+    assert reason == f"{tmp_path / 'a.wav'}: segment at 0.5000 s holds no sample"
+
+
 def test_equal_segments_with_long_ids_are_cut_at_the_same_time(tmp_path: Path, write_audio) -> None:
     write_audio(tmp_path / "a.wav", 2.0)
     row = {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1.0, "id": "x" * 300}

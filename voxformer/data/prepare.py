@@ -346,7 +346,10 @@ def _cut(samples: np.ndarray, source: _Source) -> np.ndarray:
             f"{source.audio_path}: segment {source.start:.2f}-{end:.2f} s is not within the "
             f"{seconds:.2f} s of the recording"
         )
-    return samples[round(source.start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    cut = samples[round(source.start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    if len(cut) == 0:
+        raise AudioError(f"{source.audio_path}: segment at {source.start:.4f} s holds no sample")
+    return cut
 
 
 def _write_segment(samples: np.ndarray, source: _Source, out: Path) -> Path:
