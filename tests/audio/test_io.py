@@ -12,6 +12,7 @@ import soundfile
 
 from voxformer.audio.io import (
     AudioError,
+    AudioLibraryError,
     raw_blocks,
     read_audio,
     read_audio_int16,
@@ -225,6 +226,18 @@ def test_import_needs_numpy_only() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert printed.stdout.strip() == "[]", printed.stderr
+
+
+@pytest.mark.parametrize("failure", [ImportError("no"), OSError("sndfile library not found")])
+def test_a_library_that_is_missing_or_broken_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(name: str) -> None:
+        raise failure
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(AudioLibraryError, match="needs soundfile: pip install soundfile"):
+        read_audio(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("block_seconds", [0.01, 0.3, 10.0])

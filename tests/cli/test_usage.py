@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from voxformer.audio.io import AudioLibraryError
 from voxformer.cli import COMMANDS, main, train
 from voxformer.config import ConfigError
 
@@ -253,6 +254,7 @@ def test_a_name_that_standard_output_cannot_hold_is_one_line(place: Path) -> Non
         (OSError(errno.ENOSPC, "No space left on device", "out"), 3, "out: no space left on"),
         (ConfigError("a: wrong\nb: wrong"), 2, "a: wrong\nvoxformer train: b: wrong"),
         (ModuleNotFoundError("no", name="torch"), 2, "needs torch: pip install 'voxformer[train]'"),
+        (AudioLibraryError("reading audio needs soundfile: pip"), 2, "reading audio needs sound"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -270,7 +272,10 @@ def test_users_errors_are_lines(
     assert bool(text) == bool(line)
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), UnicodeDecodeError("a", b"", 0, 1, "b")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), UnicodeDecodeError("a", b"", 0, 1, "b"), ImportError("cannot import x")],
+)
 def test_bugs_are_not_dressed_up_as_users_errors(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

@@ -49,6 +49,16 @@ def test_librispeech_names_what_is_broken(tmp_path: Path, librispeech: Path) -> 
     assert prepared.utterances == 2
 
 
+def test_librispeech_lines_of_another_corpus_are_left_out(
+    tmp_path: Path, librispeech: Path
+) -> None:
+    path = next(librispeech.glob("train-x/*/*/*.trans.txt"))
+    path.write_text(f"\ufeff{path.read_text()}a/b.wav SOME\n/ THING\n. ELSE\n", "utf-8")
+    prepared = prepare_librispeech(librispeech / "train-x", tmp_path / "out")
+    assert len(read_manifest(prepared.manifests["train-x"])) == 2
+    assert [name for name, _ in prepared.bad] == ["a/b.wav", "/", "."]
+
+
 def test_librispeech_of_another_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"trans\.txt"):
         prepare_librispeech(tmp_path, tmp_path / "out")
@@ -89,6 +99,21 @@ def test_kaldi_segments_are_cut(tmp_path: Path, write_audio) -> None:
     assert (first.duration, second.duration) == (0.75, 0.5)
     assert (tmp_path / "out/segments") in first.audio_path.parents
     assert [name for name, _ in prepared.bad] == ["u4", "u3"]
+
+
+def test_kaldi_lines_end_where_lines_do(tmp_path: Path, write_audio) -> None:
+    write_audio(tmp_path / "a.wav", 1.0)
+    folder = kaldi(
+        tmp_path / "train",
+        wav_scp="\ufeffu1 ../a.wav\r\nu2 a\0.wav\r\n",
+        text="\ufeffu1 yes\u2028sir\u0085so\r\nu2 no\r\n",
+    )
+    prepared = prepare_kaldi(folder, tmp_path / "out")
+    [utterance] = read_manifest(prepared.manifests["train"])
+    assert utterance.text.split() == ["yes", "sir", "so"]
+    [(name, reason)] = prepared.bad
+    assert name == "u2"
+    assert reason.endswith("a\\x00.wav': no file can be called so")
 
 
 def test_kaldi_pipes_are_refused(tmp_path: Path) -> None:
@@ -169,6 +194,20 @@ def test_a_file_name_that_is_no_unicode_is_prepared_and_read(tmp_path: Path, wri
     prepared = prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
     [utterance] = read_manifest(prepared.manifests["raw"])
     assert (utterance.id, utterance.audio_path) == ("caf?", tmp_path / name)
+
+
+def test_a_segment_without_a_sample_is_left_out(tmp_path: Path, write_audio) -> None:
+    write_audio(tmp_path / "a.wav", 1.0)
+    rows = [
+        {"audio_filepath": "a.wav", "offset": 0.5, "duration": duration, "id": f"of {duration}"}
+        for duration in (0.00001, 0.25)
+    ]
+    (tmp_path / "raw.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    prepared = prepare_manifest(tmp_path / "raw.jsonl", tmp_path / "out")
+    assert [u.duration for u in read_manifest(prepared.manifests["raw"])] == [0.25]
+    [(name, reason)] = prepared.bad
+    assert name == "of 1e-05"
+    assert reason == f"{tmp_path / 'a.wav'}: segment at 0.5000 s holds no sample"
 
 
 def test_equal_segments_with_long_ids_are_cut_at_the_same_time(tmp_path: Path, write_audio) -> None:

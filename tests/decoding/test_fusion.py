@@ -366,6 +366,12 @@ def test_what_cannot_be_fused_is_refused(word_model: NgramLanguageModel) -> None
         CtcBeamDecoder(TOKENS, hotwords={"A": 1.0})
     with pytest.raises(ValueError, match=r"hotword \(1, -2\) has id -2"):
         CtcBeamDecoder(None, hotwords={(1, -2): 1.0})
+    with pytest.raises(ValueError, match=r"hotword \(1, 0\) has blank_id 0"):
+        CtcBeamDecoder(None, hotwords={(1, 0): 1.0})
+    decoder, frames = CtcBeamDecoder(None, hotwords={(1, 5): 1.0}), np.full((2, 5), -1.6, "f4")
+    for search in (lambda: decoder.decode(frames[None]), lambda: decoder.stream().feed(frames)):
+        with pytest.raises(ValueError, match="log_probs has 5 columns, but a hotword has id 5"):
+            search()
     with pytest.raises(ValueError, match=r"token 1 .* more than one word"):
         CtcBeamDecoder(["<blank>", "▁of▁the"], language_model=word_model)
     with pytest.raises(ValueError, match="lm_unit"):

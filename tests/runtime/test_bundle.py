@@ -106,6 +106,10 @@ def test_unusable_bundle_json_says_what_is_wrong(copy, changes, message):
         ({"ctc_weight": [0.5]}, r"decoding: ctc_weight is \[0.5\]; it must be a number"),
         ({"ctc_weight": 2}, "decoding: ctc_weight is 2; it must be from 0 to 1"),
         ({"max_tokens_per_second": 0}, "decoding: max_tokens_per_second is 0; it must be above 0"),
+        (
+            {"max_tokens_per_second": float("inf")},
+            "decoding: max_tokens_per_second is inf; it",
+        ),
         ({"language_model": 5}, "decoding: language_model is 5; it must be the path of a file"),
         ({"lm_unit": "x"}, "decoding: lm_unit is 'x'"),
         ({"hotwords": "yes"}, "decoding: hotwords is 'yes'; it must be phrases"),

@@ -346,6 +346,17 @@ def test_the_command_line_refuses_secrets_too(
         assert "pa55word" not in error
 
 
+def test_a_place_that_is_empty_is_not_this_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for places in (["mirror", str(tmp_path / run), ""], ["pull", "", "new"]):
+        assert main(["checkpoints", *places]) == 2
+        assert "the place of the mirror is empty; name a folder" in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
+
+
 def test_mirror_and_pull_from_the_command_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

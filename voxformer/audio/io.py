@@ -27,6 +27,10 @@ class AudioError(ValueError):
     """A recording cannot be used; the message is one line and names the file."""
 
 
+class AudioLibraryError(ImportError):
+    """A library that reads audio is missing or does not load."""
+
+
 def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> NDArray[np.float32]:
     """Read a recording as mono samples in [-1, 1] at `sample_rate`.
 
@@ -246,8 +250,10 @@ def resample(
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"reading audio needs {name}: pip install {name} ({error})") from None
+    except (ImportError, OSError) as error:  # OSError: there is no libsndfile
+        raise AudioLibraryError(
+            f"reading audio needs {name}: pip install {name} ({error})"
+        ) from None
 
 
 def _refuse_truncated(path: Path) -> None:

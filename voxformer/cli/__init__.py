@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return _fail(args.command, f"needs {error.name}: pip install 'voxformer[{extra}]'")
+    except ImportError as error:
+        if not type(error).__module__.startswith("voxformer."):
+            raise
+        return _fail(args.command, str(error))
     except BrokenPipeError:
         # What is still buffered would complain again when the interpreter leaves.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

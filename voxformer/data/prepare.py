@@ -195,16 +195,23 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _librispeech_chapter(path: Path) -> Iterator[_Source]:
+def _lines(path: Path, missing: str = "no such file") -> list[str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: {missing}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable UTF-8 text: {_reason(error)}") from None
-    for line in lines:
+    # Transcripts may hold others of the characters that splitlines() splits at.
+    return text.split("\n")
+
+
+def _librispeech_chapter(path: Path) -> Iterator[_Source]:
+    for line in _lines(path):
         name, _, text = line.strip().partition(" ")
         if not name:
             continue
-        audio = path.with_name(f"{name}.flac")
+        audio = path.parent / f"{name}.flac"
         for suffix in (".wav", ".opus", ".ogg", ".mp3"):
             if not audio.is_file() and audio.with_suffix(suffix).is_file():
                 audio = audio.with_suffix(suffix)
@@ -213,12 +220,7 @@ def _librispeech_chapter(path: Path) -> Iterator[_Source]:
 
 def _kaldi_table(path: Path, may_be_empty: bool = False) -> dict[str, str]:
     """Key and rest of each line; a repeated key or a missing value is an error."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; a Kaldi data folder has wav.scp and text") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable UTF-8 text: {_reason(error)}") from None
+    lines = _lines(path, "no such file; a Kaldi data folder has wav.scp and text")
     table: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -313,6 +315,8 @@ def _write_set(prepared: Prepared, out: Path, name: str, sources: Iterable[_Sour
 
 def _measure(source: _Source, out: Path) -> Utterance | str:
     """The utterance with its true duration, or why it cannot be used."""
+    if "\0" in str(source.audio_path):
+        return f"{str(source.audio_path)!r}: no file can be called so"
     try:
         # Reading it all is what finds truncated and corrupt files.
         path = source.audio_path.resolve()
@@ -342,7 +346,10 @@ def _cut(samples: np.ndarray, source: _Source) -> np.ndarray:
             f"{source.audio_path}: segment {source.start:.2f}-{end:.2f} s is not within the "
             f"{seconds:.2f} s of the recording"
         )
-    return samples[round(source.start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    cut = samples[round(source.start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    if len(cut) == 0:
+        raise AudioError(f"{source.audio_path}: segment at {source.start:.4f} s holds no sample")
+    return cut
 
 
 def _write_segment(samples: np.ndarray, source: _Source, out: Path) -> Path:

@@ -38,9 +38,9 @@ class CtcBeamDecoder:
 
     Raises:
         ValueError: num_threads is below 1; `tokens.txt` has an empty line; a hotword is empty, of
-            the wrong kind, or cannot be spelled with the tokens, or its boost is not above 0; there
-            is a language model or a word bonus and no `tokens`; a token is of more than one word
-            where words count.
+            the wrong kind, cannot be spelled with the tokens or has the blank's id, or its boost is
+            not above 0; there is a language model or a word bonus and no `tokens`; a token is of
+            more than one word where words count.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class CtcBeamDecoder:
         self.fusion = fusion if fusion is not None else FusionOptions()
         self._lm_weight = 0.0 if language_model is None else self.fusion.lm_weight
         self._core_options = self.options.to_core()
+        self._hotword_ids = _ids_of(hotwords or {}, self.options.blank_id)
         self._core_fusion = _fusion_model(self.tokens, language_model, hotwords or {}, self.fusion)
         self._core_decoder = _core.CtcBatchDecoder(self._core_options, self._core_fusion)
 
@@ -90,7 +91,7 @@ class CtcBeamDecoder:
                 `check_sums` is set; the message names utterance and frame.
         """
         batch, frames = check_batch(log_probs, lengths)
-        check_vocabulary(self.tokens, batch.shape[2])
+        self._check_vocabulary(batch.shape[2])
         results = self._core_decoder.decode(batch, frames, self.num_threads)
         return [[from_raw(raw, self._pieces) for raw in hypotheses] for hypotheses in results]
 
@@ -123,7 +124,7 @@ class CtcBeamDecoder:
             if self.tokens is None:
                 raise ValueError("vocab_size is needed where the decoder has no tokens")
             vocab_size = len(self.tokens)
-        check_vocabulary(self.tokens, vocab_size, "vocab_size is {}")
+        self._check_vocabulary(vocab_size, "vocab_size is {}")
         results = self._core_decoder.decode_top_k(
             ids,
             np.ascontiguousarray(log_probs, dtype=np.float32),
@@ -133,6 +134,13 @@ class CtcBeamDecoder:
             self.num_threads,
         )
         return [[from_raw(raw, self._pieces) for raw in hypotheses] for hypotheses in results]
+
+    def _check_vocabulary(self, vocab: int, what: str = "log_probs has {} columns") -> None:
+        """Raise ValueError unless `vocab` ids have tokens, and those of hotwords are among them."""
+        check_vocabulary(self.tokens, vocab, what)
+        largest = max(self._hotword_ids, default=-1)
+        if largest >= vocab:
+            raise ValueError(f"{what.format(vocab)}, but a hotword has id {largest}")
 
     def stream(self) -> CtcStream:
         """A search of one utterance whose log-probs come in chunks, set up as this decoder is."""
@@ -245,6 +253,7 @@ class CtcStream:
 
     def __init__(self, decoder: CtcBeamDecoder) -> None:
         self.tokens = decoder.tokens
+        self._decoder = decoder
         self._pieces = decoder._pieces
         self.options = decoder.options
         self.finished = False
@@ -264,7 +273,7 @@ class CtcStream:
         if self.finished:
             raise ValueError("the stream is finished; make another for the next utterance")
         chunk = as_log_probs(log_probs, "[time, vocab]")
-        check_vocabulary(self.tokens, chunk.shape[1])
+        self._decoder._check_vocabulary(chunk.shape[1])
         self._stream.feed(chunk)
 
     def partial(self) -> list[Hypothesis]:
@@ -309,6 +318,24 @@ def ctc_align(log_probs: npt.ArrayLike, hypothesis: Hypothesis, blank_id: int = 
         token_confidences=aligned.token_confidences,
         confidence=aligned.confidence,
     )
+
+
+def _ids_of(
+    hotwords: Mapping[str, float] | Mapping[tuple[int, ...], float], blank_id: int
+) -> set[int]:
+    """The token ids of hotwords that are tuples of them.
+
+    Raises:
+        ValueError: the blank is among them, which no hypothesis holds.
+    """
+    ids: set[int] = set()
+    for phrase in hotwords:
+        if not isinstance(phrase, tuple):
+            continue
+        if blank_id in phrase:
+            raise ValueError(f"hotword {phrase!r} has blank_id {blank_id}, which is never written")
+        ids.update(phrase)
+    return ids
 
 
 def _fusion_model(

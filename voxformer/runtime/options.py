@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -144,9 +145,10 @@ class DecodingOptions:
             raise SearchSetupError(
                 f"language_model is {self.language_model!r}; it must be the path of a file"
             )
-        if self.max_tokens_per_second is not None and not self.max_tokens_per_second > 0.0:
+        rate = self.max_tokens_per_second
+        if rate is not None and not 0.0 < rate < math.inf:
             raise SearchSetupError(
-                f"max_tokens_per_second is {self.max_tokens_per_second}; it must be above 0"
+                f"max_tokens_per_second is {rate}; it must be above 0 and finite; None is no cap"
             )
         if self.num_threads < 0:
             raise SearchSetupError(f"num_threads is {self.num_threads}; it must be at least 0")

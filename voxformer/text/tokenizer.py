@@ -27,6 +27,10 @@ class TokenizerError(ValueError):
     """A tokenizer cannot be made or read; the message is one line that says what to do."""
 
 
+class TokenizerLibraryError(ImportError):
+    """SentencePiece is missing or does not load."""
+
+
 class Tokenizer:
     """Text to token ids and back.
 
@@ -185,7 +189,7 @@ def _sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError as error:
-        raise ImportError(
+        raise TokenizerLibraryError(
             f"the tokenizer needs sentencepiece: pip install 'voxformer[train]' ({error})"
         ) from None
     return sentencepiece

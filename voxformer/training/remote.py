@@ -173,6 +173,8 @@ def checked(url: str) -> str:
     Raises:
         FarEndError: it holds a password, or cannot be read.
     """
+    if not url:  # as of a shell variable that is not set
+        raise FarEndError("the place of the mirror is empty; name a folder or a URL")
     try:
         return check_url(url)
     except ValueError as error:
