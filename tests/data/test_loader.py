@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 
 from voxformer.audio.io import read_audio
 from voxformer.config.schema import AugmentConfig
-from voxformer.data import Utterance
+from voxformer.data import Utterance, loader
 from voxformer.data.loader import Batch, decode_all, iterate_batches
 from voxformer.data.sampler import BucketingSampler
 
@@ -174,3 +176,26 @@ def test_copies_of_an_utterance_are_augmented_apart_and_resume(
         for name, s in zip(b.ids, b.seeds, strict=True)
     }
     assert all(single[name] in [seed for seed, _ in copies] for name, copies in heard.items())
+
+
+def test_a_connection_that_breaks_before_the_signal_is_a_workers_death(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """As when a batch is being taken from a worker that is killed."""
+
+    def broken() -> Iterator[Batch]:
+        raise ConnectionResetError("reset by peer")
+        yield
+
+    def die(number: int, frame: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed")
+
+    previous = signal.signal(signal.SIGALRM, die)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            next(loader._until_a_worker_dies(broken()))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    monkeypatch.setattr(loader, "_SIGNAL_SECONDS", 0.0)
+    with pytest.raises(ConnectionResetError):
+        next(loader._until_a_worker_dies(broken()))

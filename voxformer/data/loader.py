@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import stat
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,9 @@ WaveformCache = Mapping[str, NDArray[np.int16]]
 # A recording may differ from its manifest's duration by so much; more means that it was cut off.
 _DURATION_TOLERANCE_S = 0.25
 _DURATION_TOLERANCE = 0.05
+
+_SIGNAL_SECONDS = 2.0
+"""In which the signal of a process's death has come."""
 
 
 @dataclass
@@ -110,7 +114,25 @@ def iterate_batches(
     with warnings.catch_warnings():
         # Python 3.12 warns of threads at every fork; the workers touch neither locks nor CUDA.
         warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-        return iter(loader)
+        batches = iter(loader)
+    return _until_a_worker_dies(batches) if num_workers else batches
+
+
+def _until_a_worker_dies(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; a worker's death is always DataLoader's RuntimeError that says so.
+
+    DataLoader raises it when the signal of the death comes. The connection over which a batch is
+    taken from that worker may break before.
+    """
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (OSError, EOFError):
+            time.sleep(_SIGNAL_SECONDS)  # the signal's handler raises in here
+            raise
+        yield batch
 
 
 def decode_all(
