@@ -402,6 +402,8 @@ def test_torn_line_of_metrics_does_not_spoil_the_next(make_config, tmp_path: Pat
     assert [json.loads(row)["type"] for row in rows] == ["train", "valid"]
 
 
+# A connection that was being opened to the dead process is left to Python's garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")
 def test_death_of_a_reading_process_is_one_line(make_config, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     original = loop._Run._report
 
