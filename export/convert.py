@@ -125,7 +125,7 @@ class Conversions:
         self._graphs = graphs
         self._room = room
         self._say = say
-        self._force = force
+        self.force = force
         self._made: dict[Precision, Verdict] = {}
 
     def to(self, precision: Precision) -> tuple[Path, Verdict | None]:
@@ -141,7 +141,7 @@ class Conversions:
             folder.mkdir()
             for name in GRAPH_NAMES:
                 shutil.copyfile(self._graphs / name, folder / name)
-            self._made[precision] = convert(folder, self.judge, precision, self._say, self._force)
+            self._made[precision] = convert(folder, self.judge, precision, self._say, self.force)
         return folder, self._made[precision]
 
 

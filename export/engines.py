@@ -94,7 +94,8 @@ def add_engines(
         graphs that its engines are of.
 
     Raises:
-        ExportRefused: a graph of a target's precision does not pass the gate.
+        ExportRefused: a graph of a target's precision does not pass the gate, unless it is forced:
+            then the sidecars say so, and the runtime warns.
         EngineBuildError: an engine cannot be built.
     """
     made: dict[str, str] = {}
@@ -105,11 +106,15 @@ def add_engines(
     for target in targets:
         for precision in target.precisions:
             graphs, verdict = conversions.to(cast("Precision", precision))
-            if verdict is not None and verdict.failure is not None:
-                raise ExportRefused(
-                    f"{verdict.failure}; no {precision} engine is built of such graphs"
-                )
             measured = {} if verdict is None else {"parity_of_graphs": verdict.parity}
+            if verdict is not None and verdict.failure is not None:
+                if not conversions.force:
+                    raise ExportRefused(
+                        f"{verdict.failure}; no {precision} engine is built of such graphs "
+                        "(--force builds it all the same)"
+                    )
+                measured["parity_of_graphs"] = {**verdict.parity, "failure": verdict.failure}
+                say(f"WRONG, {precision} engines because of --force: {verdict.failure}")
             out = bundle / ENGINES / f"{target.name}-{precision}"
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
-from voxformer.export import export_bundle
+from voxformer.export import ExportRefused, export_bundle
+from voxformer.export.convert import Conversions
 from voxformer.export.engines import TARGETS, load_target
 from voxformer.runtime import EngineError, Recognizer, read_bundle, trt_build
 from voxformer.runtime.trt_build import EngineBuildError, Target, axis_ranges, build_kit
@@ -171,6 +173,31 @@ def test_a_target_that_cannot_be_built_here_gets_a_kit(
         build_kit(folder)
     with pytest.raises(EngineBuildError, match="not a build kit"):
         build_kit(tmp_path)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_engines_of_graphs_that_the_gate_refuses_are_made_by_force_alone(
+    exports, model, vocabulary, config, tmp_path, monkeypatch, force
+):
+    monkeypatch.setattr(trt_build, "local_capability", lambda: "")
+    original = Conversions.to
+
+    def refused(self, precision):
+        graphs, verdict = original(self, precision)
+        return graphs, verdict and replace(verdict, failure="far apart")
+
+    monkeypatch.setattr(Conversions, "to", refused)
+    out, said = tmp_path / "out", []
+    given = (model, vocabulary.tokens, config, out)
+    if not force:
+        with pytest.raises(ExportRefused, match="far apart; no fp16 engine is built"):
+            export_bundle(*given, targets=["h100"])
+        assert not out.exists()
+        return
+    export_bundle(*given, targets=["h100"], force=True, say=said.append)
+    assert "WRONG, fp16 engines because of --force: far apart" in said
+    kit = json.loads((out / "engines" / "h100-fp16" / "kit.json").read_text("utf-8"))
+    assert kit["parity_of_graphs"]["failure"] == "far apart"
 
 
 @needs_rtx

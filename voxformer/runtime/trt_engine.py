@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from voxformer.runtime.bundle import Bundle, sha256_of
+from voxformer.runtime.bundle import Bundle, BundleWarning, sha256_of
 from voxformer.runtime.cuda import Cuda, DeviceArray
 from voxformer.runtime.engine import (
     DEVICE_BATCH_SECONDS,
@@ -77,7 +78,10 @@ class TrtEngine:
             find_engines(bundle, "", str(error))
             raise
         folder = find_engines(bundle, cuda.capability)
-        library = _sidecar(folder, GRAPHS[0])["library"]
+        sidecar = _sidecar(folder, GRAPHS[0])
+        library = sidecar["library"]
+        if failure := sidecar.get("parity_of_graphs", {}).get("failure"):
+            warnings.warn(f"{folder}: built with --force: {failure}", BundleWarning, stacklevel=2)
         try:
             trt = Library.load(library).module
         except EngineBuildError as error:
