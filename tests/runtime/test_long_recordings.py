@@ -194,6 +194,17 @@ def test_seam_of_windows_that_agree_on_nothing_is_between_words():
     assert [segment.text for segment in segments] == ["a b", "r"]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_word_that_one_window_heard_twice_is_paired_with_the_nearer(first):
+    """`o` and `o` and `october`; taking the other of the two would double or lose one."""
+    twice = [("two", 8.4, 8.6), ("o", 8.7, 8.8), ("o", 8.94, 9.02), ("x", 9.7, 10.0)]
+    once = [("two", 8.4, 8.6), ("o", 8.7, 8.8), ("to", 8.9, 9.1), ("y", 9.6, 9.9)]
+    left, right = (twice, once) if first else (once, twice)
+    segments = join([window(0, 10, *left), window(8, 18, *right)], 18.0)
+    rest = [word for word, *_ in right[2:]]
+    assert " ".join(s.text for s in segments).split() == ["two", "o", *rest]
+
+
 def test_same_word_at_another_time_is_another_word():
     left = window(0, 10, ("no", 8.2, 8.4))
     right = window(8, 18, ("no", 9.6, 9.8))

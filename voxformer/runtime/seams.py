@@ -96,31 +96,37 @@ def _seam(left: Window, right: Window) -> tuple[float, int, int]:
 def _agreed(
     left: Sequence[Word], right: Sequence[Word], start: float, end: float
 ) -> list[tuple[int, int]]:
-    """Pairs of indices of the longest common subsequence of words in the overlap, in order."""
+    """Pairs of indices of the longest common subsequence of words in the overlap, in order.
+
+    Of subsequences as long, that in which words are closest in time: where a word is said twice in
+    a row, and one window heard it once, any other would have it twice or not at all.
+    """
     ours = [i for i, word in enumerate(left) if word.end >= start]
     theirs = [j for j, word in enumerate(right) if word.start <= end]
-    lengths = [[0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
-    for a in range(len(ours) - 1, -1, -1):
-        for b in range(len(theirs) - 1, -1, -1):
-            same = _same(left[ours[a]], right[theirs[b]])
-            lengths[a][b] = max(
-                lengths[a + 1][b], lengths[a][b + 1], lengths[a + 1][b + 1] + int(same)
-            )
+    # Of what is behind (a, b): how many pairs, and minus the seconds between their words.
+    best = [[(0, 0.0)] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
+
+    def paired(a: int, b: int) -> tuple[int, float]:
+        apart = abs(_middle(left[ours[a]]) - _middle(right[theirs[b]]))
+        if left[ours[a]].text != right[theirs[b]].text or apart > SAME_WORD_SECONDS:
+            return (0, 0.0)
+        count, closeness = best[a + 1][b + 1]
+        return count + 1, closeness - apart
+
+    for a in reversed(range(len(ours))):
+        for b in reversed(range(len(theirs))):
+            best[a][b] = max(best[a + 1][b], best[a][b + 1], paired(a, b))
     pairs = []
     a = b = 0
-    while lengths[a][b]:
-        if lengths[a][b] == lengths[a + 1][b]:
+    while best[a][b][0]:
+        if best[a][b] == best[a + 1][b]:
             a += 1
-        elif lengths[a][b] == lengths[a][b + 1]:
+        elif best[a][b] == best[a][b + 1]:
             b += 1
         else:
             pairs.append((ours[a], theirs[b]))
             a, b = a + 1, b + 1
     return pairs
-
-
-def _same(left: Word, right: Word) -> bool:
-    return left.text == right.text and abs(_middle(left) - _middle(right)) <= SAME_WORD_SECONDS
 
 
 def _gap(left: Window, right: Window, middle: float) -> float:
