@@ -27,18 +27,16 @@ from voxformer.evaluation.results import write_json
 from voxformer.recipe import best_of
 from voxformer.training.checkpoint import load_checkpoint
 
-COLUMNS = (
-    "change",
-    "seed",
-    "stage",
+CELLS = (
     "parameters",
     "speech heard, h",
     "seconds in steps",
     "mode",
     "WER on dev",
     "95 % interval",
-    "learned",
 )
+"""What `cells_of` gives."""
+COLUMNS = ("change", "seed", "stage", *CELLS, "learned")
 
 
 def figures_of(run: Path, manifest: Path, limit: int | None) -> dict[str, Any]:
@@ -75,7 +73,7 @@ def figures_of(run: Path, manifest: Path, limit: int | None) -> dict[str, Any]:
 
 
 def cells_of(figures: dict[str, Any]) -> list[list[str]]:
-    """Parameters, hours heard, seconds, mode, WER and its interval as text, a row for each mode."""
+    """A row of `CELLS` for each mode."""
     return [
         [
             f"{figures['parameters'] / 1e6:.1f} M",

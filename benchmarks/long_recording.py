@@ -51,7 +51,7 @@ from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.results import write_json
 from voxformer.evaluation.wer import total
 from voxformer.runtime import MODES, Mode, Recognizer, Transcript, encode, pad_batch
-from voxformer.runtime.segments import Cutting, cutting_for
+from voxformer.runtime.segments import Cutting, cutting_into
 from voxformer.runtime.transcript import words_of
 
 COLUMNS = (
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             path = folder / f"{name}.flac"
             composed[name] = path, compose(path, utterances, seconds, rate, kinds)
-        cuttings = [recognizer.cutting, *map(cutting_for, args.max_seconds)]
+        cuttings = [recognizer.cutting, *map(cutting_into, args.max_seconds)]
         beginnings = [minutes for minutes in BEGINNINGS if minutes < args.minutes]
         for minutes in beginnings:
             samples = _read(composed["whole"][0], 0, minutes * 60 * rate)

@@ -47,6 +47,7 @@ from voxformer.recipe import (
     tokenizer_of,
     train_stage,
 )
+from voxformer.text.atomic import write_atomically
 from voxformer.training.compatibility import SILENT
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -214,7 +215,7 @@ def _write(
         mode = next(m for m in PLOTTED if all(m in point["modes"] for point in points))
         for across, words in LABELS.items():
             path = Path(f"{args.svg}-{across}.svg")
-            path.write_text(plot(points, across, mode, f"{what}: {mode}"), encoding="utf-8")
+            write_atomically(path, plot(points, across, mode, f"{what}: {mode}"))
             note += f"\n\n![WER over {words}]({os.path.relpath(path.resolve(), DOCS)})"
         note += "\n\n"
     table = {"columns": COLUMNS, "rows": rows_of(points), "note": note}
@@ -262,9 +263,10 @@ def _refuse_others(
     where: Path, known: Mapping[str, Any], settings: Mapping[str, Any], option: str
 ) -> None:
     for key, value in settings.items():
-        if known[key] != value:
+        if known.get(key) != value:
+            held = known.get(key)
             raise ScalingError(
-                f"{where}: holds points with {key} {known[key]}, not {value}; name another {option}"
+                f"{where}: holds points with {key} {held}, not {value}; name another {option}"
             )
 
 

@@ -8,20 +8,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from experiments import cells_of
+from experiments import CELLS, cells_of
 from svg import COLOURS, page
 
-COLUMNS = (
-    "size",
-    "hours of training speech",
-    "seed",
-    "parameters",
-    "speech heard, h",
-    "seconds in steps",
-    "mode",
-    "WER on dev",
-    "95 % interval",
-)
+COLUMNS = ("size", "hours of training speech", "seed", *CELLS)
 LABELS = {"hours": "hours of training speech", "parameters": "million parameters"}
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 60, 170, 40, 50
 APART = 5

@@ -97,14 +97,17 @@ def test_three_minutes_with_a_model_that_knows_nothing(model, vocabulary, tmp_pa
     command = [sys.executable, str(SCRIPT), "--model", str(bundle), "--minutes", "3"]
     command += ["--manifest", str(tmp_path / "many.jsonl"), "--modes", "ctc_beam", "rescoring"]
     result = subprocess.run(
-        [*command, "--threads", "1", "--json", str(tmp_path / "r.json")],
+        [*command, "--threads", "1", "--max-seconds", "5", "--json", str(tmp_path / "r.json")],
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
     values = json.loads((tmp_path / "r.json").read_text("utf-8"))
-    assert len(values["rows"]) == 2 * 3  # a minute, the whole and the windows, in two modes
-    whole, windows = values["runs"][:2]
+    # A minute, and the whole and the windows in two lengths of pieces, in two modes.
+    assert len(values["rows"]) == 2 * (1 + 2 * 2)
+    whole, _, windows, _ = values["runs"][:4]
+    lengths = [run["cutting"]["max_seconds"] for run in values["runs"]]
+    assert lengths == 2 * [30.0, 5.0, 30.0, 5.0]
     assert whole["audio_seconds"] >= 180
     assert whole["pieces"] > 20
     assert windows["audio_seconds"] >= 180

@@ -11,6 +11,7 @@ import gc
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from voxformer.runtime import (
     recognise_batch,
     trt_build,
 )
+from voxformer.runtime import trt_engine as trt_engine_module
+from voxformer.runtime.bundle import BundleWarning
 from voxformer.runtime.cuda import Cuda
 from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.trt_engine import TrtEngine
@@ -306,3 +309,21 @@ def test_real_bindings_take_arguments_of_our_types():
         code = getattr(runtime, name)(*arguments)[0]
         assert code != runtime.cudaError_t.cudaSuccess
         assert runtime.cudaGetErrorString(code)[1].decode()
+
+
+def test_engines_of_graphs_that_were_refused_are_warned_of(bundle, monkeypatch, tmp_path):
+    folder = write_engines(tmp_path / "fake-fp16", bundle)
+
+    def load(name):
+        raise trt_build.EngineBuildError(f"no {name}")
+
+    monkeypatch.setattr(trt_build.Library, "load", load)
+    values = {"library": "tensorrt", "parity_of_graphs": {"failure": "far apart"}}
+    (folder / "encoder.json").write_text(json.dumps(values))
+    monkeypatch.setattr(Cuda, "load", lambda: SimpleNamespace(capability="8.9"))
+    monkeypatch.setattr(trt_engine_module, "find_engines", lambda bundle, capability: folder)
+    with (
+        pytest.warns(BundleWarning, match="fake-fp16: built with --force: far apart"),
+        pytest.raises(EngineError, match="no tensorrt"),
+    ):
+        TrtEngine.from_bundle(read_bundle(bundle))

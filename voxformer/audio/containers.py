@@ -28,13 +28,12 @@ def promised_size(file: BinaryIO, size: int) -> int:
     head = file.read(64)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return _wav(file, size)
-    # The padding after the last chunk, to a multiple of 2 or 8 bytes, is not missed.
     if head[:4] == b"RF64":
-        return _known(8 - 1, _little(head[20:28]), _SIZE_64_IS_UNKNOWN)
+        return _known(8, _little(head[20:28]), _SIZE_64_IS_UNKNOWN, padding=1)
     if head[:4] == b"FORM":
-        return _known(8 - 1, _big(head[4:8]), _AIFF_SIZE_IS_UNKNOWN)
-    if head[:4] == b"riff":
-        return _known(0 - 7, _little(head[16:24]), _SIZE_64_IS_UNKNOWN)
+        return _known(8, _big(head[4:8]), _AIFF_SIZE_IS_UNKNOWN, padding=1)
+    if head[:4] == b"riff":  # of W64
+        return _known(0, _little(head[16:24]), _SIZE_64_IS_UNKNOWN, padding=7)
     if head[:4] == b".snd":
         return _known(_big(head[4:8]), _big(head[8:12]), _AU_SIZE_IS_UNKNOWN)
     if head[:4] == b"dns.":
@@ -52,8 +51,10 @@ def _big(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
-def _known(before: int, length: int, unknown_from: int) -> int:
-    return before + length if 0 < length < unknown_from else 0
+def _known(before: int, length: int, unknown_from: int, padding: int = 0) -> int:
+    """Bytes before what the length counts, and so many, less the `padding` that may follow the last
+    chunk and is not missed; 0 where the length says nothing."""
+    return before + length - padding if 0 < length < unknown_from else 0
 
 
 def _wav(file: BinaryIO, size: int) -> int:

@@ -64,7 +64,7 @@ class CtcBeamDecoder:
         self.fusion = fusion if fusion is not None else FusionOptions()
         self._lm_weight = 0.0 if language_model is None else self.fusion.lm_weight
         self._core_options = self.options.to_core()
-        self._hotword_ids = _ids_of(hotwords or {}, self.options.blank_id)
+        self._largest_hotword_id = _largest_id(hotwords or {}, self.options.blank_id)
         self._core_fusion = _fusion_model(self.tokens, language_model, hotwords or {}, self.fusion)
         self._core_decoder = _core.CtcBatchDecoder(self._core_options, self._core_fusion)
 
@@ -138,7 +138,7 @@ class CtcBeamDecoder:
     def _check_vocabulary(self, vocab: int, what: str = "log_probs has {} columns") -> None:
         """Raise ValueError unless `vocab` ids have tokens, and those of hotwords are among them."""
         check_vocabulary(self.tokens, vocab, what)
-        largest = max(self._hotword_ids, default=-1)
+        largest = self._largest_hotword_id
         if largest >= vocab:
             raise ValueError(f"{what.format(vocab)}, but a hotword has id {largest}")
 
@@ -320,22 +320,19 @@ def ctc_align(log_probs: npt.ArrayLike, hypothesis: Hypothesis, blank_id: int = 
     )
 
 
-def _ids_of(
+def _largest_id(
     hotwords: Mapping[str, float] | Mapping[tuple[int, ...], float], blank_id: int
-) -> set[int]:
-    """The token ids of hotwords that are tuples of them.
+) -> int:
+    """The largest token id of hotwords that are tuples of them; -1 where there is none.
 
     Raises:
         ValueError: the blank is among them, which no hypothesis holds.
     """
-    ids: set[int] = set()
-    for phrase in hotwords:
-        if not isinstance(phrase, tuple):
-            continue
+    spelled = [phrase for phrase in hotwords if isinstance(phrase, tuple)]
+    for phrase in spelled:
         if blank_id in phrase:
             raise ValueError(f"hotword {phrase!r} has blank_id {blank_id}, which is never written")
-        ids.update(phrase)
-    return ids
+    return max((token_id for phrase in spelled for token_id in phrase), default=-1)
 
 
 def _fusion_model(

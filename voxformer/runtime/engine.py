@@ -86,7 +86,7 @@ class StepSession(Protocol):
 
 
 CPU_BATCH_SECONDS = 20.0
-"""More leaves a core's caches, which takes up to 1.7 times as long (docs/results.md)."""
+"""More leaves a core's caches, which takes up to 1.6 times as long (docs/results.md)."""
 
 DEVICE_BATCH_SECONDS = 240.0
 """A device has room for more, and is not busy with less."""

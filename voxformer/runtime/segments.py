@@ -112,8 +112,13 @@ def cutting_for(longest_seconds: float | None) -> Cutting:
     if longest_seconds is None:
         return DEFAULT_CUTTING
     most = min(max(longest_seconds, LEAST_PIECE_SECONDS), DEFAULT_CUTTING.max_seconds)
-    overlap = min(DEFAULT_CUTTING.overlap_seconds, most / 4)
-    return replace(DEFAULT_CUTTING, max_seconds=most, overlap_seconds=overlap)
+    return cutting_into(most)
+
+
+def cutting_into(max_seconds: float) -> Cutting:
+    """The default cutting with pieces of at most so many seconds, and overlaps in proportion."""
+    overlap = min(DEFAULT_CUTTING.overlap_seconds, max_seconds / 4)
+    return replace(DEFAULT_CUTTING, max_seconds=max_seconds, overlap_seconds=overlap)
 
 
 class Cut(NamedTuple):

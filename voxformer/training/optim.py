@@ -122,7 +122,6 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.module = module
         present = module.state_dict()  # shares the module's memory
         self.average = {k: v.detach().clone() for k, v in present.items()}
         self._present = [v for v in present.values() if v.is_floating_point()]
