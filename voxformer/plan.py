@@ -8,8 +8,9 @@ is as fast as was thought both come to the same, on a slower one the schedules f
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,20 +52,28 @@ class PlannedStage(Section):
 
 
 class Scale(Section):
-    """The same recipe made smaller, as a check of the code."""
+    """The same recipe for a smaller device, or made so small that it only checks the code."""
 
-    utterances: int = Field(ge=4)
-    """Of each set, spread evenly over it."""
-    max_seconds: float = Field(gt=0.0)
-    """Longest utterance that is taken."""
-    minutes: float = Field(gt=0.0)
-    """All stages together."""
-    audio_hours: float = Field(gt=0.0)
-    """All stages together."""
+    utterances: int | None = Field(None, ge=4)
+    """Of each set, spread evenly over it; default: all."""
+    max_seconds: float | None = Field(None, gt=0.0)
+    """Longest utterance that is taken; default: any."""
+    minutes: float | None = Field(None, gt=0.0)
+    """All stages together; default: the sum over the stages."""
+    audio_hours: float | None = Field(None, gt=0.0)
+    """All stages together; default: the sum over the stages."""
+    stages: dict[str, PlannedStage] | None = None
+    """In place of the recipe's; a stage that is not named is left out, the last one never."""
+    weights: dict[str, list[Annotated[float, Field(ge=0.0, le=1000.0)]]] = Field(
+        default_factory=dict
+    )
+    """In place of a training set's own."""
     exporter: Literal["dynamo", "trace"] = "trace"
     """Of PyTorch; tracing takes seconds where the other takes minutes."""
     overrides: list[str]
     """`section.key=value` for every stage."""
+    of_stage: dict[str, list[str]] = Field(default_factory=dict)
+    """`section.key=value` for single stages."""
 
 
 class Recipe(Section):
@@ -95,7 +104,7 @@ class Plan:
 
     Attributes:
         corpus: manifests by stage.
-        overrides: of each stage's config: time, epochs, when to evaluate and to save.
+        overrides: of the config of each stage that is run: time, epochs, when to evaluate and save.
         texts: files for the language model.
         hours: of speech that an epoch of each stage draws.
         minutes: of the device, of each stage.
@@ -129,7 +138,23 @@ def load_recipe(name: str) -> Recipe:
         raise ConfigError("\n".join(faults)) from None
     if sorted(recipe.stages) != sorted(STAGES):
         raise ConfigError(f"{path}: stages: must be {', '.join(STAGES)}")
+    faults = [f"{path}: {fault}" for fault in _faults_of_scales(recipe)]
+    if faults:
+        raise ConfigError("\n".join(faults))
     return recipe
+
+
+def _faults_of_scales(recipe: Recipe) -> Iterator[str]:
+    for name, scale in recipe.scales.items():
+        for key in {*(scale.stages or ()), *scale.of_stage} - {*STAGES}:
+            yield f"scales.{name}: {key} is no stage; they are {', '.join(STAGES)}"
+        if scale.stages is not None and STAGES[-1] not in scale.stages:
+            yield f"scales.{name}.stages: needs {STAGES[-1]}, which is what is exported"
+        for key, weights in scale.weights.items():
+            if key not in recipe.train:
+                yield f"scales.{name}.weights: {key} is no training set of the recipe"
+            elif len(weights) != len(STAGES):
+                yield f"scales.{name}.weights.{key}: needs {len(STAGES)} numbers"
 
 
 def make_plan(
@@ -176,32 +201,39 @@ def make_plan(
         if not text.is_file():
             raise DataError(f"{text}: no such text; the recipe {name} wants it")
     copies = 1 if small else recipe.epoch_copies
+    weights = {key: value.weights for key, value in sets.items()}
+    budgets = dict(recipe.stages)
+    if small:
+        weights.update({key: value for key, value in small.weights.items() if key in sets})
+        budgets = dict(small.stages or budgets)
     by_stage = {
         stage: tuple(
-            (manifests[key], copies * value.weights[number])
-            for key, value in sets.items()
-            if value.weights[number] > 0.0
+            (manifests[key], copies * of_set[number])
+            for key, of_set in weights.items()
+            if of_set[number] > 0.0
         )
         for number, stage in enumerate(STAGES)
     }
     corpus = Corpus(
         by_stage, manifests[recipe.dev], {test: manifests[test] for test in recipe.tests}
     )
-    whole = sum(stage.minutes for stage in recipe.stages.values())
-    factor = (minutes or (small.minutes if small else whole)) / whole
+    whole = sum(stage.minutes for stage in budgets.values())
+    factor = (minutes or (small and small.minutes) or whole) / whole
     hours_factor = factor
-    if small is not None:
-        hours_factor = small.audio_hours / sum(s.audio_hours for s in recipe.stages.values())
-    of_set = {
-        manifests[key]: sum(u.duration for u in read_manifest(manifests[key])) / 3600
+    if small is not None and small.audio_hours is not None:
+        hours_factor = small.audio_hours / sum(s.audio_hours for s in budgets.values())
+    seconds_of = {
+        manifests[key]: sum(u.duration for u in read_manifest(manifests[key]))
         for key in sets
     }
     hours, planned = {}, {}
     of_stage: dict[str, list[str]] = {}
     for stage in STAGES:
-        of_stage[stage] = list(small.overrides) if small else []
-        budget = recipe.stages[stage]
-        hours[stage] = sum(weight * of_set[path] for path, weight in by_stage[stage])
+        if stage not in budgets:
+            continue
+        of_stage[stage] = [*small.overrides, *small.of_stage.get(stage, [])] if small else []
+        budget = budgets[stage]
+        hours[stage] = sum(weight * seconds_of[path] for path, weight in by_stage[stage]) / 3600
         planned[stage] = budget.minutes * factor
         of_stage[stage] += budget_settings(
             f"{name}/{stage}",
@@ -256,14 +288,15 @@ def _manifest(speech: Path, name: str, out: Path, small: Scale | None) -> Path:
     path = speech / f"{name}.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; see recipe.yaml for the sets that are wanted")
-    if small is None:
+    if small is None or (small.utterances is None and small.max_seconds is None):
         return path
-    usable = [u for u in read_manifest(path) if u.duration <= small.max_seconds]
+    longest = math.inf if small.max_seconds is None else small.max_seconds
+    usable = [u for u in read_manifest(path) if u.duration <= longest]
     if not usable:
-        raise DataError(f"{path}: no utterance of {small.max_seconds:g} s or less")
+        raise DataError(f"{path}: no utterance of {longest:g} s or less")
     target = out / "data" / f"{name}.jsonl"
     os.makedirs(target.parent, exist_ok=True)
-    write_manifest(target, spread(usable, small.utterances))
+    write_manifest(target, spread(usable, small.utterances or len(usable)))
     return target
 
 
@@ -276,6 +309,6 @@ def describe(plan: Plan) -> str:
             "minutes": plan.minutes[stage],
             "overrides": list(plan.overrides[stage]),
         }
-        for stage in STAGES
+        for stage in plan.overrides
     }
     return json.dumps(values, indent=2) + "\n"

@@ -108,19 +108,22 @@ def train_stages(
         out: run folders go to out/checkpoints, the bundle to out/bundle.
         overrides: `section.key=value` for every stage.
         say: told what happens.
-        planned: the same for single stages; what `overrides` says goes first.
+        planned: the same for single stages; what `overrides` says goes first. A stage that it does
+            not name is left out.
 
     Raises:
         StageFailed: a stage was stopped; run the recipe again to go on.
     """
     if any(override.startswith("training.checkpoint_dir") for override in overrides):
         raise ConfigError("training.checkpoint_dir: each stage has its own; use --out")
-    planned = planned or {}
+    planned = {stage: [] for stage in STAGES} if planned is None else planned
     tokenizer_overrides = [*planned.get(STAGES[1], []), *overrides]
     tokenizer = tokenizer_of(recipe, corpus, out, tokenizer_overrides, say)
     previous: Path | None = None
     seconds: dict[str, float] = {}
     for stage in STAGES:
+        if stage not in planned:
+            continue
         folder = out / "checkpoints" / stage
         if (folder / "best.pt").is_file() and not (folder / "latest.pt").is_file():
             previous = folder / "best.pt"

@@ -42,7 +42,12 @@ def make_optimizer(module: nn.Module, config: TrainingConfig) -> Optimizers:
     )
     if not matrices:
         return Optimizers(adamw=adamw)
-    muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
+    muon = Muon(
+        matrices,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        bfloat16=config.precision == "bf16",
+    )
     return Optimizers(adamw=adamw, muon=muon)
 
 

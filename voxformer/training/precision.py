@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from voxformer.training.muon import Optimizers
 from voxformer.training.setup import RunError
@@ -48,9 +49,17 @@ class Precision:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Where the loss is computed."""
-        if self.name in HALF:
-            return torch.autocast(self.device.type, dtype=HALF[self.name])
-        return contextlib.nullcontext()
+        if self.name not in HALF:
+            return contextlib.nullcontext()
+        autocast = torch.autocast(self.device.type, dtype=HALF[self.name])
+        if self.device.type != "cpu":
+            return autocast
+        # The fused attention of torch's CPU part takes four times as long in bf16 as plain products
+        # do, a tenth of a step.
+        contexts = contextlib.ExitStack()
+        contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+        contexts.enter_context(autocast)
+        return contexts
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, scaled if need be."""
