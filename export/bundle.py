@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from voxformer.runtime.bundle import (
 )
 from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.options import DecodingOptions, Vocabulary, trained_modes
+from voxformer.runtime.recognise import check_search
 from voxformer.runtime.torch_engine import TorchEngine
 
 from .convert import Conversions, Judge
@@ -42,6 +43,8 @@ from .top_k import check_k, keep_best
 GATE_UTTERANCES = 200
 """Utterances of a manifest that the gate recognises, spread evenly over it."""
 
+WITHOUT_LM = 2
+"""The bundle's format where it has no language model, which earlier versions read as well."""
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -81,6 +84,7 @@ def export_bundle(
     force: bool = False,
     max_tokens_per_second: float | None = None,
     longest_seconds: float | None = None,
+    search: Mapping[str, Any] | None = None,
     provenance: Provenance | None = None,
     exporter: Exporter = "dynamo",
     say: Callable[[str], None] = lambda message: None,
@@ -104,6 +108,8 @@ def export_bundle(
             warns; int8 then keeps no matrix in fp32.
         max_tokens_per_second: measured on the training data; the config's own value goes first.
         longest_seconds: of the training utterances; longer recordings are cut to it.
+        search: fields of `DecodingOptions` that replace the config's. A language model is copied
+            into the bundle, and used by whoever does not say otherwise.
         provenance: of the weights.
         exporter: see `export_graphs`.
         say: called with a line for each step.
@@ -115,6 +121,8 @@ def export_bundle(
         ExportRefused: the graphs are not the model, or `out` is something else.
         EngineBuildError: a target is unknown, or an engine cannot be built.
         DataError: the manifest cannot be used.
+        SearchSetupError: `search`, or the language model that it names, is not usable.
+        OSError: the language model cannot be read.
     """
     if precision not in PRECISIONS:
         raise ExportRefused(f"no precision {precision!r}; there is {', '.join(PRECISIONS)}")
@@ -131,7 +139,8 @@ def export_bundle(
     check_k(ctc_topk, len(tokens) - 1)
     _check_target(out)
     utterances = _gate_utterances(manifest)
-    options = _decoding_defaults(config, max_tokens_per_second)
+    options = replace(_decoding_defaults(config, max_tokens_per_second), **(search or {}))
+    check_search(options, vocabulary)
     provenance = provenance or Provenance()
     modes = trained_modes(provenance.stage)
     model = copy.deepcopy(model).cpu().float()
@@ -170,9 +179,13 @@ def export_bundle(
             say(f"WRONG, written because of --force: {verdict.failure}")
         wer = None if verdict.evaluation is None else _wer_of(verdict.evaluation, manifest)
         _write(folder / TOKENS_NAME, "".join(f"{token}\n" for token in tokens))
+        names = [TOKENS_NAME, *GRAPH_NAMES]
+        if options.language_model is not None:
+            names.append(_copy_language_model(options.language_model, folder))
+            options = replace(options, language_model=names[-1])
         values = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if options.language_model else WITHOUT_LM,
             "sample_rate": config.model.sample_rate,
             "frame_shift_s": FRAME_SHIFT_S,
             "vocabulary": {
@@ -189,7 +202,7 @@ def export_bundle(
             **engines,
             "files": {
                 name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
-                for name in (TOKENS_NAME, *GRAPH_NAMES)
+                for name in names
             },
             "model": config.model.model_dump(mode="json"),
             "provenance": {
@@ -220,6 +233,13 @@ def _decoding_defaults(config: RunConfig, measured: float | None) -> DecodingOpt
     if values["max_tokens_per_second"] is None:
         values["max_tokens_per_second"] = measured
     return DecodingOptions.from_mapping(values)
+
+
+def _copy_language_model(path: str, folder: Path) -> str:
+    """Its name in the bundle, which keeps the ending that says what format it is in."""
+    name = "language-model" + "".join(Path(path).suffixes[-2:])
+    shutil.copyfile(path, folder / name)
+    return name
 
 
 def _wer_of(evaluation: Evaluation, manifest: str | Path | None) -> dict[str, Any]:

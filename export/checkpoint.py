@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from voxformer.training.checkpoint import load_model_checkpoint
 
@@ -24,6 +25,7 @@ def export_checkpoint(
     targets: Sequence[str] = (),
     timing_cache: Path | None = None,
     force: bool = False,
+    search: Mapping[str, Any] | None = None,
     exporter: Exporter = "dynamo",
     say: Callable[[str], None] = lambda message: None,
 ) -> Path:
@@ -38,6 +40,7 @@ def export_checkpoint(
         targets: see `export_bundle`.
         timing_cache: see `export_bundle`.
         force: see `export_bundle`.
+        search: see `export_bundle`.
         exporter: see `export_graphs`.
         say: called with a line for each step.
 
@@ -45,6 +48,7 @@ def export_checkpoint(
         CheckpointError: the checkpoint cannot be used.
         ExportRefused: the graphs are not the model, or `out` is something else.
         DataError: the manifest cannot be used.
+        SearchSetupError: `search`, or the language model that it names, is not usable.
     """
     checkpoint = Path(checkpoint)
     loaded = load_model_checkpoint(checkpoint)
@@ -66,6 +70,7 @@ def export_checkpoint(
         targets=targets,
         timing_cache=timing_cache,
         force=force,
+        search=search,
         max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
         longest_seconds=(loaded.metadata["data"] or {}).get("longest_seconds"),
         provenance=Provenance.from_metadata(checkpoint, loaded.metadata),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from voxformer.cli import main
-from voxformer.config import ConfigError, load_config
+from voxformer.config import ConfigError, find_config, load_config
 from voxformer.data.manifest import DataError, read_manifest
 from voxformer.plan import load_recipe, make_plan
 from voxformer.recipe import STAGES
@@ -77,6 +77,38 @@ def test_a_small_scale_takes_utterances_spread_over_each_set(speech, tmp_path):
     assert "model.d_model=48" in plan.overrides["stage1"]
 
 
+def test_a_scale_may_have_stages_weights_and_settings_of_its_own(speech, tmp_path):
+    recipe = load_recipe("librispeech")
+    plan = make_plan("librispeech", recipe, speech, tmp_path, scale="cpu")
+    scale = recipe.scales["cpu"]
+    assert list(plan.overrides) == list(plan.minutes) == ["stage2", "stage3", "stage4"]
+    assert plan.minutes["stage2"] == scale.stages["stage2"].minutes
+    assert setting(plan.overrides["stage4"], "model.dropout") == 0.1
+    assert setting(plan.overrides["stage2"], "model.dropout") == 0.0
+    weights = {path.stem: weight for path, weight in plan.corpus.sets["stage2"]}
+    assert weights == {SETS[0]: 1, SETS[1]: 0.8, SETS[2]: 1, SETS[3]: 0.3}
+    assert all(path.parent == speech for path, _ in plan.corpus.sets["stage2"])  # all of them
+    half = make_plan("librispeech", recipe, speech, tmp_path, minutes=54, scale="cpu")
+    assert half.minutes["stage2"] == scale.stages["stage2"].minutes / 2
+
+
+def test_what_a_scale_names_must_be_there(tmp_path):
+    recipe = yaml.safe_load(find_config("librispeech/recipe.yaml").read_text())
+    scale = recipe["scales"]["cpu"]
+    scale["stages"]["stage5"] = scale["stages"].pop("stage4")
+    scale["weights"] = {"mine": [1, 1, 1, 1], SETS[0]: [1]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ConfigError) as error:
+        load_recipe(str(tmp_path))
+    for fault in (
+        "scales.cpu: stage5 is no stage",
+        "scales.cpu.stages: needs stage4",
+        "scales.cpu.weights: mine is no training set",
+        f"scales.cpu.weights.{SETS[0]}: needs 4 numbers",
+    ):
+        assert fault in str(error.value)
+
+
 def test_an_optional_set_is_taken_where_it_is_there(speech, tmp_path):
     recipe = load_recipe("librispeech")
     plan = make_plan("librispeech", recipe, speech, tmp_path)
@@ -95,7 +127,7 @@ def test_an_optional_set_is_taken_where_it_is_there(speech, tmp_path):
 
 def test_what_is_wrong_is_one_line(speech, tmp_path):
     recipe = load_recipe("librispeech")
-    with pytest.raises(ConfigError, match="no scale 'tiny' in the recipe librispeech; it has sm"):
+    with pytest.raises(ConfigError, match="no scale 'tiny' in the recipe librispeech; it has cpu"):
         make_plan("librispeech", recipe, speech, tmp_path, scale="tiny")
     with pytest.raises(DataError, match=r"librispeech-train\.jsonl: no such manifest"):
         make_plan("librispeech", recipe, tmp_path, tmp_path)

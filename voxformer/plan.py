@@ -92,6 +92,8 @@ class Recipe(Section):
     """Text files for the language model, beside the texts of the training sets."""
     lm_order: int = Field(3, ge=1, le=6)
     """Words of its longest n-grams."""
+    lm_prune: int = Field(0, ge=0)
+    """Leave out those that occur so often or less; the model is part of the bundles."""
     stages: dict[str, PlannedStage]
     """`stage1` to `stage4`."""
     scales: dict[str, Scale] = Field(default_factory=dict)
@@ -223,8 +225,7 @@ def make_plan(
     if small is not None and small.audio_hours is not None:
         hours_factor = small.audio_hours / sum(s.audio_hours for s in budgets.values())
     seconds_of = {
-        manifests[key]: sum(u.duration for u in read_manifest(manifests[key]))
-        for key in sets
+        manifests[key]: sum(u.duration for u in read_manifest(manifests[key])) for key in sets
     }
     hours, planned = {}, {}
     of_stage: dict[str, list[str]] = {}

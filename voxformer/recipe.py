@@ -255,6 +255,7 @@ def export_once(
     *,
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     exporter: Literal["dynamo", "trace"] = "dynamo",
+    search: Mapping[str, Any] | None = None,
 ) -> Path:
     """Export a checkpoint, unless the bundle is there and of that very file; returns the bundle."""
     from voxformer.export import export_checkpoint
@@ -272,6 +273,7 @@ def export_once(
         corpus.dev,
         precision=precision,
         exporter=exporter,
+        search=search,
         say=lambda line: say(f"export: {line}"),
     )
     say(f"export: {bundle}, {time.monotonic() - began:.0f} s")

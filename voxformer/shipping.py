@@ -26,9 +26,9 @@ PLAIN_AXES = (
     ("length_bonus", (0.0, 0.25, 0.5, 1.0)),
 )
 LM_AXES = (
-    ("lm_weight", (0.2, 0.4, 0.6, 0.8)),
-    ("word_bonus", (0.0, 1.0, 2.0)),
-    ("ctc_weight", (0.3, 0.5, 0.7)),
+    ("lm_weight", (0.2, 0.4, 0.6, 0.8, 1.0)),
+    ("word_bonus", (0.0, 1.0, 2.0, 3.0)),
+    ("ctc_weight", (0.3, 0.5, 0.7, 0.9)),
 )
 NO_BUNDLE = "not written: "
 
@@ -54,6 +54,7 @@ def ship(
     corpus: Corpus,
     texts: Sequence[Path],
     lm_order: int,
+    lm_prune: int,
     out: Path,
     say: Say,
     exporter: Literal["dynamo", "trace"] = "dynamo",
@@ -64,6 +65,7 @@ def ship(
         corpus: `dev` decides, `tests` are reported.
         texts: for the language model, beside the texts of stage 4's training sets.
         lm_order: words of its longest n-grams.
+        lm_prune: how often those occur that are left out, at most.
         out: the run's folder, whose stages are trained.
         say: told what happens.
         exporter: of PyTorch.
@@ -71,14 +73,16 @@ def ship(
     Raises:
         ExportRefused: the fp32 bundle is not the model.
     """
-    lm = language_model(corpus, texts, lm_order, out, say)
+    lm = language_model(corpus, texts, lm_order, lm_prune, out, say)
     checkpoint = choose_and_tune(corpus.dev, lm, out, say)
-    bundles = _bundles(checkpoint, corpus, out, say, exporter)
+    bundles = _bundles(checkpoint, corpus, lm, out, say, exporter)
     results = _evaluate(bundles, checkpoint, corpus, lm, out, say)
     return Shipped(checkpoint, bundles, lm, results)
 
 
-def language_model(corpus: Corpus, texts: Sequence[Path], order: int, out: Path, say: Say) -> Path:
+def language_model(
+    corpus: Corpus, texts: Sequence[Path], order: int, prune: int, out: Path, say: Say
+) -> Path:
     """The n-gram model of the texts and of what stage 4 learns from, below out/lm."""
     from voxformer.data.language_model import write_language_model
 
@@ -86,7 +90,8 @@ def language_model(corpus: Corpus, texts: Sequence[Path], order: int, out: Path,
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         manifests = [str(manifest) for manifest, _ in corpus.sets["stage4"]]
-        say(write_language_model(path, [str(text) for text in texts], manifests, order))
+        names = [str(text) for text in texts]
+        say(write_language_model(path, names, manifests, order, prune=prune))
     return path
 
 
@@ -153,6 +158,11 @@ def candidates(run: Path, average: Path) -> dict[str, Path]:
     return found
 
 
+def _chosen(out: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((out / "choice.json").read_text("utf-8"))
+    return values
+
+
 def _trail(points: Sequence[tuple[dict[str, Any], float]]) -> list[dict[str, Any]]:
     return [{**changes, "wer": wer} for changes, wer in points]
 
@@ -160,19 +170,27 @@ def _trail(points: Sequence[tuple[dict[str, Any], float]]) -> list[dict[str, Any
 def _bundles(
     checkpoint: Path,
     corpus: Corpus,
+    lm: Path,
     out: Path,
     say: Say,
     exporter: Literal["dynamo", "trace"],
 ) -> dict[str, Path]:
-    """fp32, and int8 where its gate lets it pass."""
+    """fp32, and int8 where its gate lets it pass; the language model is part of both."""
     from voxformer.export import ExportRefused
 
+    search = {"language_model": str(lm), **_chosen(out)["lm"]["options"]}
     bundles: dict[str, Path] = {}
     for precision in PRECISIONS:
         folder = out / ("bundle" if precision == "fp32" else f"bundle-{precision}")
         try:
             bundles[precision] = export_once(
-                checkpoint, corpus, folder, say, precision=precision, exporter=exporter
+                checkpoint,
+                corpus,
+                folder,
+                say,
+                precision=precision,
+                exporter=exporter,
+                search=search,
             )
         except ExportRefused as refusal:
             if precision == "fp32":
@@ -201,7 +219,7 @@ def _evaluate(
         if results.get("checkpoint_sha256") == digest and set(results["bundles"]) == set(bundles):
             say(f"evaluated already: {path}")
             return results
-    tuned = json.loads((out / "choice.json").read_text("utf-8"))["lm"]["options"]
+    choice = _chosen(out)
     sets: dict[str, dict[str, Any]] = {}
     for name, manifest in {"dev": corpus.dev, **corpus.tests}.items():
         utterances = read_manifest(manifest)
@@ -210,8 +228,10 @@ def _evaluate(
             model = open_model(bundle)
             for with_lm in (False, True):
                 options = model.options
-                if with_lm:
-                    options = replace(options, language_model=str(lm), **tuned)
+                if not with_lm:
+                    options = replace(
+                        options.without_language_model(), **choice["plain"]["options"]
+                    )
                 label = f"{precision}, {lm.name.split('.')[0]}" if with_lm else precision
                 say(f"{name}: {label}")
                 found, errors = _evaluate_one(model, utterances, options, with_lm)
@@ -224,7 +244,7 @@ def _evaluate(
         "checkpoint_sha256": digest,
         "bundles": {precision: str(bundle) for precision, bundle in bundles.items()},
         "sets": sets,
-        "language_model": {"file": str(lm), "options": tuned},
+        "language_model": {"file": str(lm), "options": choice["lm"]["options"]},
         **circumstances(),
     }
     write_atomically(path, json.dumps(results, indent=2) + "\n")

@@ -11,10 +11,11 @@ from voxformer.cli.search import HotwordFileError, add_search_arguments, with_se
 from voxformer.runtime import DecodingOptions
 
 
-def parse(*arguments: str) -> DecodingOptions:
+def parse(*arguments: str, of: DecodingOptions | None = None) -> DecodingOptions:
     parser = argparse.ArgumentParser(exit_on_error=False)
     add_search_arguments(parser)
-    return with_search_arguments(DecodingOptions(lm_weight=0.3), parser.parse_args(arguments))
+    options = DecodingOptions(lm_weight=0.3) if of is None else of
+    return with_search_arguments(options, parser.parse_args(arguments))
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,16 @@ def test_what_is_not_given_stays_as_the_model_has_it() -> None:
     assert given == DecodingOptions(
         language_model="lm.arpa", lm_weight=0.3, word_bonus=-0.5, lm_unit="token"
     )
+
+
+def test_a_bundles_own_language_model_can_be_left_out_or_replaced() -> None:
+    own = DecodingOptions(language_model="b/lm.arpa", lm_weight=0.8, word_bonus=2.0, beam_size=30)
+    assert parse(of=own) == own
+    assert parse("--no-lm", of=own) == DecodingOptions(beam_size=30)
+    other = parse("--lm", "lm.arpa", "--word-bonus", "1", of=own)
+    assert other == DecodingOptions(language_model="lm.arpa", word_bonus=1.0, beam_size=30)
+    with pytest.raises(argparse.ArgumentError, match="not allowed with argument --lm"):
+        parse("--lm", "lm.arpa", "--no-lm")
 
 
 def test_hotwords_have_the_common_boost_or_their_own() -> None:

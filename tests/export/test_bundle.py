@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -17,10 +18,12 @@ from voxformer.export import ExportRefused, Provenance, bundle, export_bundle, o
 from voxformer.export.onnx_export import TRACED_ROWS, export_graph, graphs_of
 from voxformer.export.parity import check_numbers
 from voxformer.export.precision import LIMITS
-from voxformer.runtime import read_bundle
-from voxformer.runtime.bundle import sha256_of
+from voxformer.runtime import Recognizer, read_bundle
+from voxformer.runtime.bundle import BundleError, sha256_of
 from voxformer.runtime.onnx_engine import OnnxEngine
+from voxformer.runtime.options import SearchSetupError
 from voxformer.runtime.torch_engine import TorchEngine
+from voxformer.text.ngrams import train_ngrams
 
 GRAPHS = ("encoder.onnx", "decoder.onnx", "decoder_step.onnx")
 
@@ -66,6 +69,44 @@ def test_cap_of_the_config_goes_before_the_measured_one(
     own = config.model_copy(update={"decoding": decoding})
     out = export_bundle(model, vocabulary.tokens, own, tmp_path / "out", max_tokens_per_second=4.5)
     assert read_bundle(out).decoding.max_tokens_per_second == 2.0
+
+
+def test_language_model_becomes_part_of_the_bundle(exports, model, vocabulary, config, tmp_path):
+    lm = tmp_path / "yes.arpa"
+    lm.write_text("".join(train_ngrams(["a b a", "b a"], 2)), "utf-8")
+    search = {"language_model": str(lm), "lm_weight": 0.7, "word_bonus": 1.0}
+    out = export_bundle(model, vocabulary.tokens, config, tmp_path / "out", search=search)
+    lm.unlink()
+    out = out.rename(tmp_path / "moved")
+    values = json.loads((out / "bundle.json").read_text("utf-8"))
+    assert values["format_version"] == 3
+    assert values["decoding"]["language_model"] == "language-model.arpa"
+    assert sorted(values["files"]) == sorted((*GRAPHS, "tokens.txt", "language-model.arpa"))
+    recognizer = Recognizer.load(out)
+    assert recognizer.options.language_model == str(out / "language-model.arpa")
+    assert (recognizer.options.lm_weight, recognizer.options.word_bonus) == (0.7, 1.0)
+    silence = np.zeros(16000, dtype=np.float32)
+    assert recognizer.transcribe([silence], mode="ctc_beam")[0].text is not None
+    (out / "language-model.arpa").write_text("\\data\\\n", "utf-8")
+    with pytest.raises(BundleError, match=r"language-model\.arpa: its SHA-256"):
+        Recognizer.load(out)
+
+
+def test_unusable_language_model_is_refused_before_anything_is_made(
+    model, vocabulary, config, tmp_path
+):
+    lm = tmp_path / "lm.arpa"
+    lm.write_text("no model", "utf-8")
+    for path, error in ((lm, SearchSetupError), (tmp_path / "none.arpa", FileNotFoundError)):
+        with pytest.raises(error, match=path.name):
+            export_bundle(
+                model,
+                vocabulary.tokens,
+                config,
+                tmp_path / "out",
+                search={"language_model": str(path)},
+            )
+    assert list(tmp_path.iterdir()) == [lm]
 
 
 def test_graphs_are_opset_18_with_dynamic_axes_and_no_paths(graphs):

@@ -70,7 +70,7 @@ def test_changed_or_missing_file_is_refused_by_name(copy, name):
     ("changes", "message"),
     [
         ({"format": "something"}, "not a bundle"),
-        ({"format_version": 3}, "install a newer voxformer"),
+        ({"format_version": 4}, "install a newer voxformer"),
         ({"files": {}}, r"lists no tokens\.txt"),
         ({"vocabulary": {"size": 3, "blank_id": 0, "sos_eos_id": 2}}, "12 tokens"),
         ({"vocabulary": {}}, "export it again"),
@@ -111,6 +111,7 @@ def test_unusable_bundle_json_says_what_is_wrong(copy, changes, message):
             "decoding: max_tokens_per_second is inf; it",
         ),
         ({"language_model": 5}, "decoding: language_model is 5; it must be the path of a file"),
+        ({"language_model": "../lm.arpa"}, r"decoding.language_model: '../lm.arpa' is not among"),
         ({"lm_unit": "x"}, "decoding: lm_unit is 'x'"),
         ({"hotwords": "yes"}, "decoding: hotwords is 'yes'; it must be phrases"),
         ({"hotwords": [["yes", "5"]]}, "decoding: hotword 'yes' has boost '5'"),

@@ -100,6 +100,42 @@ def test_what_follows_any_context_adds_up_to_one(
     assert total == pytest.approx(1.0, abs=1e-4)
 
 
+@settings(deadline=None, max_examples=40)
+@given(sentences=sentences_of, order=st.integers(2, 4), prune=st.integers(1, 2), asked=sentences_of)
+def test_pruned_ngrams_leave_their_share_to_the_shorter_ones(
+    tmp_path_factory: pytest.TempPathFactory,
+    sentences: list[str],
+    order: int,
+    prune: int,
+    asked: list[str],
+) -> None:
+    folder = tmp_path_factory.mktemp("lm")
+    path = folder / "pruned.arpa"
+    path.write_text("".join(train_ngrams(sentences, order, prune)), encoding="utf-8")
+    pruned = NgramLanguageModel.load(path, cache=False)
+    whole = load(folder, sentences, order)
+    counts = Definition(sentences, order).counts(order)
+    words = sorted({w for s in sentences for w in s.split()} | {"never seen"})
+    for sentence in asked[:3]:
+        history = ["<s>"]
+        of_both = zip(pruned.full_scores(sentence), whole.full_scores(sentence), strict=True)
+        for word, (now, before) in zip([*sentence.split(), "</s>"], of_both, strict=True):
+            ngram = (*history[max(0, len(history) - order + 1) :], word)
+            if counts.get(ngram, 0) > prune:
+                # It has gained what its context now gives to all, by way of the shorter n-grams.
+                assert now.log_prob >= before.log_prob - 1e-4
+                assert now.ngram_length == order
+            else:
+                assert now.ngram_length < order
+            history.append(word)
+        context = sentence.split()
+        total = sum(
+            math.exp(pruned.full_scores([*context, w], eos=False)[-1].log_prob) for w in words
+        )
+        total += math.exp(pruned.full_scores(context)[-1].log_prob)
+        assert total == pytest.approx(1.0, abs=1e-4)
+
+
 def test_bigrams_worked_out_by_hand(tmp_path: Path) -> None:
     model = load(tmp_path, ["a b", "a"], 2)
     # Discounts 0.5, 1, 1.5. Before a, b and </s> stand 1, 1 and 2 words, so that of 4 discounts
@@ -110,6 +146,18 @@ def test_bigrams_worked_out_by_hand(tmp_path: Path) -> None:
     scores = [math.exp(s.log_prob) for s in model.full_scores("a b")]
     assert scores == pytest.approx([0.625, 0.375, 0.5 + 0.5 * 0.375], abs=1e-6)
     assert math.exp(model.score("zebra", bos=False, eos=False)) == pytest.approx(0.125)
+
+
+def test_a_pruned_bigram_worked_out_by_hand(tmp_path: Path) -> None:
+    # As above, but b and </s> after a, once each, are gone, and with them all that a's context
+    # kept for itself: p(b|a) = p(b) = 1/4.
+    path = tmp_path / "lm.arpa"
+    path.write_text("".join(train_ngrams(["a b", "a"], 2, prune=1)), encoding="utf-8")
+    model = NgramLanguageModel.load(path, cache=False)
+    scores = [math.exp(s.log_prob) for s in model.full_scores("a b")]
+    assert scores == pytest.approx([0.625, 0.25, 0.375], abs=1e-6)
+    with pytest.raises(NgramError, match="prune is 1; it must be at least 0, and 0 where the"):
+        train_ngrams(["a"], 1, prune=1)
 
 
 @pytest.mark.parametrize(

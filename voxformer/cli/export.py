@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from voxformer.cli.numbers import whole
+from voxformer.cli.search import add_lm_arguments, lm_options
 
 EXAMPLE = "voxformer export --checkpoint checkpoints/an4/best.pt --manifest an4-valid.jsonl"
 
@@ -58,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what TensorRT has measured on this device: read and written, for faster builds",
     )
     parser.add_argument("--kit", metavar="DIR", help="build the engines of a kit, and no more")
+    add_lm_arguments(
+        parser.add_argument_group("language model that becomes part of the bundle"), without=False
+    )
     parser.add_argument(
         "--exporter",
         choices=("dynamo", "trace"),
@@ -94,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         targets=targets,
         timing_cache=args.timing_cache,
         force=args.force,
+        search=lm_options(args),
         exporter=args.exporter,
         say=print,
     )

@@ -18,6 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--manifest", action="append", default=[], help="take the texts of this JSONL manifest, too"
     )
     parser.add_argument("--order", type=whole(1), default=3, help="words of the longest n-grams")
+    parser.add_argument(
+        "--prune",
+        type=whole(0),
+        default=0,
+        metavar="COUNT",
+        help="leave out longest n-grams that occur so often or less, for a smaller file",
+    )
     parser.add_argument("--tokenizer", help="over this tokenizer's pieces (--lm-unit token)")
     parser.add_argument("--out", required=True, help="ARPA file; compressed if it ends with .gz")
 
@@ -28,7 +35,12 @@ def run(args: argparse.Namespace) -> int:
 
     print(
         write_language_model(
-            args.out, args.text, args.manifest, args.order, tokenizer=args.tokenizer
+            args.out,
+            args.text,
+            args.manifest,
+            args.order,
+            tokenizer=args.tokenizer,
+            prune=args.prune,
         )
     )
     return 0

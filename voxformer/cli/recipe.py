@@ -67,11 +67,12 @@ def run(args: argparse.Namespace) -> int:
         return failure.code
     if args.until == "training":
         return 0
+    order, prune = recipe.lm_order, recipe.lm_prune
     if args.until == "choice":
-        lm = language_model(plan.corpus, plan.texts, recipe.lm_order, out, say)
+        lm = language_model(plan.corpus, plan.texts, order, prune, out, say)
         choose_and_tune(plan.corpus.dev, lm, out, say)
         return 0
-    shipped = ship(plan.corpus, plan.texts, recipe.lm_order, out, say, plan.exporter)
+    shipped = ship(plan.corpus, plan.texts, order, prune, out, say, plan.exporter)
     card = write_card(args.name, recipe, plan, shipped, out)
     print(f"bundles      {', '.join(str(path) for path in shipped.bundles.values())}")
     print(f"figures      {out / 'results.json'}\nmodel card   {card}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voxformer.cli.numbers import above, at_least, finite
 
@@ -17,15 +17,30 @@ class HotwordFileError(ValueError):
     """A file of hotwords cannot be used."""
 
 
-def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """A language model and hotwords, for `ctc_beam` and `rescoring`."""
-    group = parser.add_argument_group("language model and hotwords (ctc_beam and rescoring)")
-    group.add_argument("--lm", metavar="FILE", help="n-grams: .arpa, .arpa.gz or .voxlm")
+def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> None:
+    """A language model and what it counts for.
+
+    Args:
+        group: that the options belong to.
+        without: offer to leave out the model's own.
+    """
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--lm", metavar="FILE", help="n-grams: .arpa, .arpa.gz or .voxlm")
+    if without:
+        which.add_argument(
+            "--no-lm", action="store_true", help="leave out the language model of the bundle"
+        )
     group.add_argument("--lm-weight", type=at_least(0.0), help="factor on its ln p (default: 0.5)")
     group.add_argument(
         "--lm-unit", choices=("word", "token"), help="of its n-grams (default: word)"
     )
     group.add_argument("--word-bonus", type=finite, help="added for every word (default: 0)")
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """A language model and hotwords, for `ctc_beam` and `rescoring`."""
+    group = parser.add_argument_group("language model and hotwords (ctc_beam and rescoring)")
+    add_lm_arguments(group)
     group.add_argument(
         "--hotwords", metavar="FILE", help="phrases, one a line; a tab and its own boost may follow"
     )
@@ -37,22 +52,33 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def lm_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `DecodingOptions` that `add_lm_arguments` was given."""
+    given = {
+        "language_model": args.lm,
+        "lm_weight": args.lm_weight,
+        "lm_unit": args.lm_unit,
+        "word_bonus": args.word_bonus,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
 def with_search_arguments(options: DecodingOptions, args: argparse.Namespace) -> DecodingOptions:
     """The options with what was given on the command line.
+
+    A bundle's word bonus and weight belong to its language model, and go with it.
 
     Raises:
         HotwordFileError: the file of hotwords is not text, or a line is wrong.
     """
     from dataclasses import replace
 
-    given = {
-        "language_model": args.lm,
-        "lm_weight": args.lm_weight,
-        "lm_unit": args.lm_unit,
-        "word_bonus": args.word_bonus,
-        "hotwords": None if args.hotwords is None else _read(args.hotwords, args.hotword_boost),
-    }
-    return replace(options, **{key: value for key, value in given.items() if value is not None})
+    if args.no_lm or (args.lm is not None and options.language_model is not None):
+        options = options.without_language_model()
+    given = lm_options(args)
+    if args.hotwords is not None:
+        given["hotwords"] = _read(args.hotwords, args.hotword_boost)
+    return replace(options, **given)
 
 
 def _read(name: str, boost: float) -> tuple[tuple[str, float], ...]:

@@ -19,6 +19,7 @@ def write_language_model(
     manifests: Sequence[str],
     order: int,
     tokenizer: str | None = None,
+    prune: int = 0,
 ) -> str:
     """Train an n-gram model and write it; returns a line that says what it is made from.
 
@@ -31,6 +32,7 @@ def write_language_model(
         manifests: JSONL manifests, whose texts are taken.
         order: words of the longest n-grams.
         tokenizer: folder of a tokenizer whose pieces stand for the words; None for words.
+        prune: see `train_ngrams`.
 
     Raises:
         DataError: a file is missing or not text, or none was named.
@@ -44,7 +46,7 @@ def write_language_model(
         units = [" ".join(pieces.tokens[i] for i in pieces.encode(s)) for s in sentences if s]
     else:
         units = [s for s in sentences if s]
-    content = "".join(train_ngrams(units, order)).encode("utf-8")
+    content = "".join(train_ngrams(units, order, prune)).encode("utf-8")
     if Path(out).suffix == ".gz":
         content = gzip.compress(content, mtime=0)  # the same bytes from the same text
     write_atomically(out, content)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from voxformer.runtime.options import (
 )
 
 FORMAT = "voxformer-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""3: `decoding.language_model` names a file of the bundle. Bundles without one are still of 2."""
 
 MANIFEST_NAME = "bundle.json"
 TOKENS_NAME = "tokens.txt"
@@ -45,7 +46,7 @@ class Bundle:
         sample_rate: of the waveforms that the encoder takes, in Hz.
         frame_shift_s: seconds between encoder frames.
         vocabulary: tokens and special ids.
-        decoding: default options of the searches.
+        decoding: default options of the searches; the path of its own language model among them.
         modes: decoding modes whose parts are trained.
         precision: of weights and arithmetic: `fp32`, `fp16` or `int8`.
         longest_seconds: of the utterances that it was trained on; None where it is not known.
@@ -90,7 +91,7 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
             _check_file(path, name, entry["sha256"], verify)
         if failure := values.get("parity", {}).get("failure"):
             warnings.warn(f"{path}: written with --force: {failure}", BundleWarning, stacklevel=2)
-        decoding = DecodingOptions.from_mapping(values["decoding"])
+        decoding = _read_decoding(path, values["decoding"], files)
         vocabulary = _read_vocabulary(path, values["vocabulary"])
         _check_search(path, decoding, vocabulary)
         bundle = Bundle(
@@ -118,6 +119,19 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
         raise BundleError(
             f"{path / MANIFEST_NAME}: incomplete or of another shape ({error!r}); export it again"
         ) from None
+
+
+def _read_decoding(path: Path, options: dict[str, Any], files: dict[str, Any]) -> DecodingOptions:
+    decoding = DecodingOptions.from_mapping(options)
+    name = decoding.language_model
+    if name is None:
+        return decoding
+    if name not in files:
+        raise BundleError(
+            f"{path / MANIFEST_NAME}: decoding.language_model: {name!r} is not among its files; "
+            "export it again"
+        )
+    return replace(decoding, language_model=str(path / name))
 
 
 def _optional_seconds(value: Any) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -191,6 +191,16 @@ class DecodingOptions:
             repetition_penalty=self.repetition_penalty,
             no_repeat_ngram=self.no_repeat_ngram,
             length_bonus=self.length_bonus,
+        )
+
+    def without_language_model(self) -> DecodingOptions:
+        """The same without a language model, and without what was weighed against it."""
+        return replace(
+            self,
+            language_model=None,
+            lm_weight=DecodingOptions.lm_weight,
+            word_bonus=DecodingOptions.word_bonus,
+            unknown_word_bonus=DecodingOptions.unknown_word_bonus,
         )
 
     @classmethod

@@ -187,6 +187,16 @@ def _beam(decoder: CtcBeamDecoder, encoded: Encoded, vocabulary: Vocabulary) -> 
     )
 
 
+def check_search(options: DecodingOptions, vocabulary: Vocabulary) -> None:
+    """Make the searches' decoder, which reads the language model, if there is one.
+
+    Raises:
+        SearchSetupError: a language model or a hotword is not usable.
+        OSError: the language model cannot be read.
+    """
+    _ctc_decoder(options, vocabulary)
+
+
 def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDecoder:
     """The decoder, kept from one batch to the next; a language model that has changed is read anew.
 

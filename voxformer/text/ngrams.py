@@ -24,17 +24,21 @@ class NgramError(ValueError):
     """A language model cannot be made from this text."""
 
 
-def train_ngrams(sentences: Iterable[str], order: int) -> Iterator[str]:
+def train_ngrams(sentences: Iterable[str], order: int, prune: int = 0) -> Iterator[str]:
     """The lines of an ARPA file.
 
     Args:
         sentences: texts whose words are parted by white space; empty ones do not count.
         order: words of the longest n-grams, from 1 to 6.
+        prune: leave out n-grams of that length that occur so often or less (lmplz's `--prune`);
+            what they had goes to the shorter ones.
 
     Raises:
         NgramError: there are no words, a word is one of the three that the format keeps for itself,
             or the order is out of range.
     """
+    if prune < 0 or (prune and order == 1):
+        raise NgramError(f"prune is {prune}; it must be at least 0, and 0 where the order is 1")
     if not 1 <= order <= MAX_ORDER:
         raise NgramError(f"order is {order}; it must be from 1 to {MAX_ORDER}")
     counts = _adjusted(_count(sentences, order))
@@ -46,6 +50,8 @@ def train_ngrams(sentences: Iterable[str], order: int) -> Iterator[str]:
     for n, adjusted in enumerate(counts, start=1):
         discounts = _discounts(adjusted)
         totals, left = _totals(adjusted, discounts)
+        if n == order and prune:
+            adjusted = _pruned(adjusted, prune, discounts, left)
         shorter = probabilities[-1] if probabilities else {}
         found: dict[Ngram, float] = {}
         for ngram, count in adjusted.items():
@@ -127,6 +133,22 @@ def _totals(
         totals[context] = totals.get(context, 0.0) + count
         left[context] = left.get(context, 0.0) + discounts[min(count, 3)]
     return totals, left
+
+
+def _pruned(
+    adjusted: dict[Ngram, int],
+    prune: int,
+    discounts: tuple[float, float, float, float],
+    left: dict[Ngram, float],
+) -> dict[Ngram, int]:
+    """The n-grams that occur more often than `prune`; the others' share is added to `left`."""
+    kept: dict[Ngram, int] = {}
+    for ngram, count in adjusted.items():
+        if count > prune:
+            kept[ngram] = count
+        else:
+            left[ngram[:-1]] += count - discounts[min(count, 3)]
+    return kept
 
 
 def _arpa(
