@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from experiments import CELLS, cells_of
-from svg import COLOURS, page
+from svg import COLOURS, curve, page, percent_axis, percent_steps
 
 COLUMNS = ("size", "hours of training speech", "seed", *CELLS)
 LABELS = {"hours": "hours of training speech", "parameters": "million parameters"}
@@ -51,36 +50,29 @@ def plot(points: Points, across: str, mode: str, title: str) -> str:
     unit = 1.0 if by_hours else 1e6
     ticks = sorted({point[across] / unit for point in points})
     low, high = math.log10(ticks[0]) - 0.08, math.log10(ticks[-1]) + 0.08
-    most = max(100 * point["modes"][mode]["wer_interval_95"][1] for point in points)
-    step = next(s for s in (1, 2, 5, 10, 20, 50, 1000) if most / s <= 8)
-    top = step * max(1, math.ceil(most / step))
+    steps = percent_steps(max(100 * p["modes"][mode]["wer_interval_95"][1] for p in points))
 
     def x_of(value: float) -> float:
         return LEFT + (math.log10(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y_of(percent: float) -> float:
-        return HEIGHT - BOTTOM - percent / top * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - percent / steps[-1] * (HEIGHT - TOP - BOTTOM)
 
     parts = [
         f'<text x="{LEFT}" y="{HEIGHT - 12}">{LABELS[across]}</text>',
         f'<text transform="translate(16 {HEIGHT / 2 + 20}) rotate(-90)">WER, %</text>',
+        *percent_axis(steps, y_of, LEFT, WIDTH - RIGHT),
     ]
-    for percent in range(0, top + 1, step):
-        y = y_of(percent)
-        parts.append(
-            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#dddddd"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{percent}</text>'
-        )
     for tick in ticks:
         parts.append(
             f'<text x="{x_of(tick):.1f}" y="{y_of(0) + 16:.1f}" text-anchor="middle">'
             f"{tick:.{2 if by_hours else 3}g}</text>"
         )
-    for number, (name, curve) in enumerate(curves.items()):
+    for number, (name, members) in enumerate(curves.items()):
         colour = COLOURS[2 * number % len(COLOURS)]
         aside = APART * (number - (len(curves) - 1) / 2)
         rates: dict[float, list[float]] = {}
-        for point in curve:
+        for point in members:
             x, found = x_of(point[across] / unit) + aside, point["modes"][mode]
             rates.setdefault(x, []).append(100 * found["wer"])
             ends = [y_of(100 * rate) for rate in found["wer_interval_95"]]
@@ -90,11 +82,5 @@ def plot(points: Points, across: str, mode: str, title: str) -> str:
                 f'<circle cx="{x:.1f}" cy="{y_of(100 * found["wer"]):.1f}" r="3" fill="{colour}"/>'
             )
         means = [(x, y_of(statistics.mean(found))) for x, found in sorted(rates.items())]
-        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in means)
-        y = TOP + 20 + 20 * number
-        parts.append(
-            f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-            f'<rect x="{WIDTH - RIGHT + 20}" y="{y - 9}" width="12" height="10" fill="{colour}"/>'
-            f'<text x="{WIDTH - RIGHT + 38}" y="{y}">{escape(name)}</text>'
-        )
+        parts.append(curve(means, colour, name, (WIDTH - RIGHT + 20, TOP + 20 + 20 * number)))
     return page(WIDTH, HEIGHT, title, parts)

@@ -206,11 +206,11 @@ def export_bundle(
             },
             "model": config.model.model_dump(mode="json"),
             "provenance": {
-                "checkpoint": provenance.checkpoint,
+                "checkpoint": _seen_from_here(provenance.checkpoint),
                 "checkpoint_sha256": provenance.digest,
                 "step": provenance.step,
                 "stage": provenance.stage,
-                "manifest": None if manifest is None else str(manifest),
+                "manifest": _seen_from_here(manifest),
                 "versions": _versions(),
             },
             "parity": parity,
@@ -246,12 +246,21 @@ def _wer_of(evaluation: Evaluation, manifest: str | Path | None) -> dict[str, An
     report = evaluation.to_json(utterances=False)
     rates = ("wer", "wer_interval_95", "band", "words", "cer")
     return {
-        "manifest": str(manifest),
+        "manifest": _seen_from_here(manifest),
         "utterances": report["utterances"],
         "modes": {
             mode: {key: result[key] for key in rates} for mode, result in report["modes"].items()
         },
     }
+
+
+def _seen_from_here(path: str | Path | None) -> str | None:
+    """A path below the working directory from there on: others have no use for the rest of it."""
+    if path is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return str(Path(path).absolute().relative_to(Path.cwd()))
+    return str(path)
 
 
 def _graph_metadata(config: RunConfig, provenance: Provenance) -> dict[str, str]:

@@ -184,7 +184,7 @@ def make_plan(
         ConfigError: no such scale, or a wrong config.
         DataError: a manifest or a text is missing.
     """
-    speech, out = speech.resolve(), out.resolve()
+    speech, out = speech.absolute(), out.absolute()
     small = None
     if scale is not None:
         if scale not in recipe.scales:

@@ -62,6 +62,23 @@ def test_bundle_says_what_is_in_it_and_where_it_comes_from(model, vocabulary, co
     assert said
 
 
+def test_provenance_names_paths_from_the_working_directory_on(
+    exports, model, vocabulary, config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for given, written in (
+        (tmp_path / "runs" / "best.pt", "runs/best.pt"),
+        ("runs/best.pt", "runs/best.pt"),
+        ("/elsewhere/best.pt", "/elsewhere/best.pt"),
+    ):
+        provenance = Provenance(str(given), "ab" * 32, 1200, "hybrid")
+        out = export_bundle(
+            model, vocabulary.tokens, config, tmp_path / "out", provenance=provenance
+        )
+        values = json.loads((out / "bundle.json").read_text("utf-8"))
+        assert values["provenance"]["checkpoint"] == written
+
+
 def test_cap_of_the_config_goes_before_the_measured_one(
     exports, model, vocabulary, config, tmp_path
 ):
