@@ -12,12 +12,13 @@ FOUND = {
 }
 VALUES = {
     "name": "mine",
+    "scale": "cpu",
     "data": [
         {
             "set": "books",
             "hours": 1.5,
             "utterances": 12,
-            "weights": [1, 1, 0.5, 0.3],
+            "weights": [None, 1, 0.5, 0.3],
             "licence": "CC0",
             "about": "read aloud",
         }
@@ -44,7 +45,7 @@ VALUES = {
 def test_a_card_says_data_licences_sizes_figures_and_limits():
     text = render_card(copy.deepcopy(VALUES))
     for line in (
-        "| books | 1.50 | 12 | 1 / 1 / 0.5 / 0.3 | CC0 | read aloud |",
+        "| books | 1.50 | 12 | - / 1 / 0.5 / 0.3 | CC0 | read aloud |",
         "| int8 | 1.0 |",
         "| dev | fp32 | ctc_greedy | 12.34% | 11.00% - 14.00% | 7 / 2 / 1 | 81 | 0.0123 |",
         "Seconds in steps: stage1 12, stage4 34.",

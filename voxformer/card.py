@@ -55,7 +55,7 @@ def card_values(
                 "set": path.stem,
                 "hours": sum(u.duration for u in utterances) / 3600,
                 "utterances": len(utterances),
-                "weights": planned.weights,
+                "weights": plan.weights[path.stem],
                 "licence": planned.licence,
                 "about": planned.about,
             }
@@ -71,6 +71,7 @@ def card_values(
     model = json.loads((shipped.bundles["fp32"] / "bundle.json").read_text("utf-8"))["model"]
     return {
         "name": name,
+        "scale": plan.scale,
         "data": data,
         "training_seconds": training["seconds"],
         "bundles": bundles,
@@ -86,11 +87,12 @@ def render_card(values: dict[str, Any]) -> str:
     results, choice = values["results"], values["choice"]
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
     seconds = values["training_seconds"]
+    scale = f" --scale {values['scale']}" if values["scale"] else ""
     parts = [
         f"# Model card: {values['name']}",
         (
             "A hybrid CTC-attention recogniser of read English, trained with "
-            f"`voxformer recipe {values['name']}`."
+            f"`voxformer recipe {values['name']}{scale}`."
         ),
         "## Training speech",
         _table(
@@ -100,7 +102,7 @@ def render_card(values: dict[str, Any]) -> str:
                     row["set"],
                     f"{row['hours']:.2f}",
                     row["utterances"],
-                    " / ".join(f"{w:g}" for w in row["weights"]),
+                    " / ".join("-" if w is None else f"{w:g}" for w in row["weights"]),
                     row["licence"],
                     row["about"],
                 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +30,9 @@ MAX_EPOCHS = 100_000
 class PlannedSet(Section):
     """A training set."""
 
-    weights: Annotated[list[Annotated[float, Field(ge=0.0, le=1000.0)]], Field(min_length=4)]
+    weights: Annotated[
+        list[Annotated[float, Field(ge=0.0, le=1000.0)]], Field(min_length=4, max_length=4)
+    ]
     """How often an epoch of each of the four stages draws its utterances; 0 leaves it out."""
     optional: bool = False
     """A set that need not be there, such as synthetic speech."""
@@ -110,6 +112,8 @@ class Plan:
         texts: files for the language model.
         hours: of speech that an epoch of each stage draws.
         minutes: of the device, of each stage.
+        weights: of each training set in stages 1 to 4; None where a stage is left out.
+        scale: of the recipe's, if it is one.
         exporter: see `voxformer export --help`.
     """
 
@@ -118,6 +122,8 @@ class Plan:
     texts: tuple[Path, ...]
     hours: Mapping[str, float]
     minutes: Mapping[str, float]
+    weights: Mapping[str, Sequence[float | None]]
+    scale: str | None
     exporter: Literal["dynamo", "trace"]
 
 
@@ -245,7 +251,11 @@ def make_plan(
             budget.evaluations,
         )
     exporter = small.exporter if small else "dynamo"
-    return Plan(corpus, of_stage, texts, hours, planned, exporter)
+    shown = {
+        key: [w if stage in budgets else None for stage, w in zip(STAGES, found, strict=True)]
+        for key, found in weights.items()
+    }
+    return Plan(corpus, of_stage, texts, hours, planned, shown, scale, exporter)
 
 
 def budget_settings(
