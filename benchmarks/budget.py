@@ -136,7 +136,9 @@ def _memory(
     device = torch.device("cpu")
     module, objective = build_objective(config, device)
     optimizer = make_optimizer(module, config.training)
-    trial = Trial(config, module, objective, optimizer, Precision("bf16", device))
+    trial = Trial(
+        config, module, objective, optimizer, Precision("bf16", device, fused_attention=True)
+    )
     longest = max(u.duration for u in utterances) / config.augment.slowest
     tokens = max(len(tokenizer.encode(u.text)) for u in utterances)
     tokens = 0 if config.stage is Stage.PRETRAIN else tokens

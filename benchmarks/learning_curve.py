@@ -4,14 +4,15 @@
       --json benchmarks/results/learning-curve.json --svg docs/learning-curve.svg
 
 Every evaluation that the stages made is a row: of the averaged weights, in the modes of the stage's
-`decoding.eval_modes`. Minutes are those since the stage's first step, evaluations and saves among
-them; hours are of speech as it is on disk, before its speed is changed.
+`decoding.eval_modes`. Minutes are those since the stage's first step, with evaluations, saves and
+the time that a run was down; hours are of speech as it is on disk, before its speed is changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from svg import COLOURS, curve, page, percent_axis, percent_steps
 
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.results import write_json
-from voxformer.recipe import STAGES
+from voxformer.recipe import STAGES, best_of
 from voxformer.training.checkpoint import load_checkpoint
 
 COLUMNS = ("stage", "step", "speech heard, h", "minutes", "mode", "WER on dev", "insertions")
@@ -40,36 +41,49 @@ def points_of(run: Path) -> list[dict[str, Any]]:
     """
     points: list[dict[str, Any]] = []
     before = 0.0
-    folders = [run / "checkpoints" / stage for stage in STAGES]
-    for folder in folders:
-        if not (folder / "latest.pt").is_file():
+    for folder in [run / "checkpoints" / stage for stage in STAGES]:
+        checkpoint = folder / "latest.pt" if (folder / "latest.pt").is_file() else best_of(folder)
+        if not checkpoint.is_file():
             continue
-        state = load_checkpoint(folder / "latest.pt")
-        text = (folder / "metrics.jsonl").read_text("utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
-        position, batches = state["position"], state["data"]["num_batches"]
+        state = load_checkpoint(checkpoint)
         hours = hours_heard(state)
-        an_epoch = hours / (position["epoch"] + position["micro_batch"] / batches)
-        began, epoch = rows[0]["time"], 0.0
-        for row in rows:
-            epoch = row.get("epoch", epoch)
-            points += [
-                {
-                    "stage": folder.name,
-                    "step": row["step"],
-                    "hours": before + an_epoch * epoch,
-                    "minutes": (row["time"] - began) / 60,
-                    "mode": key.removeprefix(WER),
-                    "wer": value,
-                    "insertions": row[f"insertions_{key.removeprefix(WER)}"],
-                }
-                for key, value in row.items()
-                if row["type"] == "valid" and key.startswith(WER)
-            ]
+        rows = _rows(folder / "metrics.jsonl")
+        an_hour_has = max(1, state["position"]["step"]) / hours if hours else math.inf
+        points += [
+            {
+                "stage": folder.name,
+                "step": row["step"],
+                "hours": before + row["step"] / an_hour_has,
+                "minutes": (row["time"] - rows[0]["time"]) / 60,
+                "mode": key.removeprefix(WER),
+                "wer": value,
+                "insertions": row[f"insertions_{key.removeprefix(WER)}"],
+            }
+            for row in rows
+            if row["type"] == "valid"
+            for key, value in row.items()
+            if key.startswith(WER)
+        ]
         before += hours
     if not points:
         raise FileNotFoundError(f"{run}: no stage with evaluations; name a recipe's --out")
     return points
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of metrics, in the order of their steps: a run that was resumed made some twice, of
+    which the later count, and one that was killed may have left half a line."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        # An evaluation comes after the training row of its step.
+        while rows and rows[-1]["step"] >= row["step"] + (row["type"] == "valid"):
+            rows.pop()
+        rows.append(row)
+    return rows
 
 
 def rows_of(points: list[dict[str, Any]]) -> list[list[str]]:
@@ -92,7 +106,7 @@ def plot(points: list[dict[str, Any]], title: str) -> str:
     """An SVG: WER over hours heard, a curve for each mode."""
     steps = percent_steps(max(100 * point["wer"] for point in points))
     most = max(point["hours"] for point in points)
-    tick = next(t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if most / t <= 10)
+    tick = next(t * 10**k for k in range(9) for t in (1, 2, 5) if most / (t * 10**k) <= 10)
 
     def x_of(hours: float) -> float:
         return LEFT + hours / most * (WIDTH - LEFT - RIGHT)

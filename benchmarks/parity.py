@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import ModelError, OpenModel, open_bundle, open_checkpoint
 from voxformer.evaluation.results import write_json
 from voxformer.evaluation.wer import ErrorCounts
-from voxformer.runtime import Bundle, read_bundle
+from voxformer.runtime import Bundle, DecodingOptions, read_bundle
 
 GRAPH_OF = {
     "log_probs": "encoder",
@@ -48,7 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ModelError(f"{bundles[0].path} was exported without a manifest; name one")
     utterances = read_manifest(manifest)
     checkpoint = Path(args.checkpoint or provenance["checkpoint"])
-    expected = _words(open_checkpoint(checkpoint, threads=args.threads), utterances)
+    model = open_checkpoint(checkpoint, threads=args.threads)
+    graphs = [open_bundle(bundle) for bundle in bundles]
+    expected: dict[DecodingOptions, dict[str, ErrorCounts]] = {}
+    for opened in graphs:
+        if opened.options not in expected:
+            same_search = replace(model, options=opened.options)
+            expected[opened.options] = _words(same_search, utterances)
     values = {
         "checkpoint": str(checkpoint),
         "manifest": str(manifest),
@@ -57,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "parity": [
             {
                 **_numbers(bundle),
-                "wer": _compared(expected, _words(open_bundle(bundle), utterances)),
+                "wer": _compared(expected[opened.options], _words(opened, utterances)),
             }
-            for bundle in bundles
+            for bundle, opened in zip(bundles, graphs, strict=True)
         ],
     }
     for found in values["parity"]:

@@ -370,7 +370,8 @@ def _memory(config: RunConfig) -> dict[str, Any]:
     averaged = weights if config.training.ema_decay else 0
     saved = {}
     for precision in ("fp32", "bf16"):
-        trial = Trial(config, module, objective, optimizer, Precision(precision, device))
+        as_on_a_gpu = Precision(precision, device, fused_attention=True)
+        trial = Trial(config, module, objective, optimizer, as_on_a_gpu)
         # Of equal utterances each keeps as much, so two of them tell what all keep.
         one, two = (
             saved_bytes(

@@ -18,6 +18,7 @@ from typing import Any
 from voxformer import __version__
 from voxformer.config import RunConfig
 from voxformer.data import Utterance, read_manifest, spread
+from voxformer.decoding.language_model import SUFFIX
 from voxformer.evaluation import Evaluation
 from voxformer.model import FRAME_SHIFT_S, VoxFormer
 from voxformer.runtime.bundle import (
@@ -45,6 +46,7 @@ GATE_UTTERANCES = 200
 
 WITHOUT_LM = 2
 """The bundle's format where it has no language model, which earlier versions read as well."""
+GZIP = b"\x1f\x8b"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -53,7 +55,7 @@ class Provenance:
     """Where a bundle's weights come from; all of it may be unknown.
 
     Attributes:
-        checkpoint: path as it was given.
+        checkpoint: path; bundle.json has it from the working directory on, if it is below.
         digest: SHA-256 of the checkpoint, in hex.
         step: optimiser updates.
         stage: `ctc`, `attention` or `hybrid`.
@@ -118,7 +120,8 @@ def export_bundle(
         `out` as a path.
 
     Raises:
-        ExportRefused: the graphs are not the model, or `out` is something else.
+        ExportRefused: the graphs are not the model, `out` is something else, or a `.voxlm` file was
+            named.
         EngineBuildError: a target is unknown, or an engine cannot be built.
         DataError: the manifest cannot be used.
         SearchSetupError: `search`, or the language model that it names, is not usable.
@@ -140,6 +143,11 @@ def export_bundle(
     _check_target(out)
     utterances = _gate_utterances(manifest)
     options = replace(_decoding_defaults(config, max_tokens_per_second), **(search or {}))
+    if Path(options.language_model or "").suffix == SUFFIX:
+        raise ExportRefused(
+            f"{options.language_model}: is of this version and kind of machine alone; "
+            "name the ARPA file that it was made from"
+        )
     check_search(options, vocabulary)
     provenance = provenance or Provenance()
     modes = trained_modes(provenance.stage)
@@ -206,11 +214,11 @@ def export_bundle(
             },
             "model": config.model.model_dump(mode="json"),
             "provenance": {
-                "checkpoint": _seen_from_here(provenance.checkpoint),
+                "checkpoint": _relative_to_cwd(provenance.checkpoint),
                 "checkpoint_sha256": provenance.digest,
                 "step": provenance.step,
                 "stage": provenance.stage,
-                "manifest": _seen_from_here(manifest),
+                "manifest": _relative_to_cwd(manifest),
                 "versions": _versions(),
             },
             "parity": parity,
@@ -236,8 +244,10 @@ def _decoding_defaults(config: RunConfig, measured: float | None) -> DecodingOpt
 
 
 def _copy_language_model(path: str, folder: Path) -> str:
-    """Its name in the bundle, which keeps the ending that says what format it is in."""
-    name = "language-model" + "".join(Path(path).suffixes[-2:])
+    """Its name in the bundle."""
+    with open(path, "rb") as file:
+        compressed = file.read(2) == GZIP
+    name = "language-model.arpa.gz" if compressed else "language-model.arpa"
     shutil.copyfile(path, folder / name)
     return name
 
@@ -246,7 +256,7 @@ def _wer_of(evaluation: Evaluation, manifest: str | Path | None) -> dict[str, An
     report = evaluation.to_json(utterances=False)
     rates = ("wer", "wer_interval_95", "band", "words", "cer")
     return {
-        "manifest": _seen_from_here(manifest),
+        "manifest": _relative_to_cwd(manifest),
         "utterances": report["utterances"],
         "modes": {
             mode: {key: result[key] for key in rates} for mode, result in report["modes"].items()
@@ -254,7 +264,7 @@ def _wer_of(evaluation: Evaluation, manifest: str | Path | None) -> dict[str, An
     }
 
 
-def _seen_from_here(path: str | Path | None) -> str | None:
+def _relative_to_cwd(path: str | Path | None) -> str | None:
     """A path below the working directory from there on: others have no use for the rest of it."""
     if path is None:
         return None

@@ -49,6 +49,7 @@ def export_checkpoint(
         ExportRefused: the graphs are not the model, or `out` is something else.
         DataError: the manifest cannot be used.
         SearchSetupError: `search`, or the language model that it names, is not usable.
+        OSError: the language model cannot be read.
     """
     checkpoint = Path(checkpoint)
     loaded = load_model_checkpoint(checkpoint)

@@ -15,7 +15,8 @@ from voxformer.cli import main
 from voxformer.config import ConfigError, find_config, load_config
 from voxformer.data.manifest import DataError, read_manifest
 from voxformer.plan import load_recipe, make_plan
-from voxformer.recipe import STAGES
+from voxformer.recipe import STAGES, first_with_text
+from voxformer.runtime import read_bundle
 
 from .tones import write_speech
 
@@ -96,17 +97,34 @@ def test_what_a_scale_names_must_be_there(tmp_path):
     recipe = yaml.safe_load(find_config("librispeech/recipe.yaml").read_text())
     scale = recipe["scales"]["cpu"]
     scale["stages"]["stage5"] = scale["stages"].pop("stage4")
-    scale["weights"] = {"mine": [1, 1, 1, 1], SETS[0]: [1]}
+    scale["weights"] = {"mine": [1, 1, 1, 1]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.raises(ConfigError) as error:
         load_recipe(str(tmp_path))
     for fault in (
-        "scales.cpu: stage5 is no stage",
+        "scales.cpu.stages: stage5 is no stage",
         "scales.cpu.stages: needs stage4",
         "scales.cpu.weights: mine is no training set",
-        f"scales.cpu.weights.{SETS[0]}: needs 4 numbers",
+        "scales.cpu.of_stage: stage4 is none of its stages",
     ):
         assert fault in str(error.value)
+    scale["weights"] = {SETS[0]: [1]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ConfigError, match=rf"scales\.cpu\.weights\.{SETS[0]}: List should have"):
+        load_recipe(str(tmp_path))
+
+
+def test_a_stage_without_speech_is_one_line(speech, tmp_path):
+    recipe = load_recipe("librispeech")
+    for name in SETS:
+        recipe.scales["cpu"].weights[name] = [1, 0, 1, 1]
+    with pytest.raises(ConfigError, match="stage2: no training set has a weight above 0"):
+        make_plan("librispeech", recipe, speech, tmp_path, scale="cpu")
+
+
+def test_the_tokenizer_follows_the_first_stage_that_reads_texts():
+    assert first_with_text(["stage4", "stage1", "stage3"]) == "stage3"
+    assert first_with_text(STAGES) == "stage2"
 
 
 def test_an_optional_set_is_taken_where_it_is_there(speech, tmp_path):
@@ -182,6 +200,12 @@ def test_a_recipe_that_is_killed_and_started_again_ends_with_bundles_and_a_card(
     assert set(results["sets"]) == {"dev", "librispeech-other"}
     modes = results["sets"]["dev"]["fp32, words-3gram"]["modes"]
     assert set(modes) == {"ctc_beam", "rescoring"}
+    helps = json.loads((out / "choice.json").read_text())
+    for name in ("bundle", "bundle-int8"):
+        bundle = read_bundle(out / name)
+        assert (bundle.decoding.language_model is not None) == (
+            helps["lm"]["wer"] < helps["plain"]["wer"]
+        )
     card = (out / "model-card.md").read_text()
     for text in ("| ljspeech-train |", "public domain", "| dev | fp32 | attention |"):
         assert text in card

@@ -27,12 +27,16 @@ NAME = "recipe.yaml"
 MAX_EPOCHS = 100_000
 
 
+Weights = Annotated[
+    list[Annotated[float, Field(ge=0.0, le=1000.0)]],
+    Field(min_length=len(STAGES), max_length=len(STAGES)),
+]
+
+
 class PlannedSet(Section):
     """A training set."""
 
-    weights: Annotated[
-        list[Annotated[float, Field(ge=0.0, le=1000.0)]], Field(min_length=4, max_length=4)
-    ]
+    weights: Weights
     """How often an epoch of each of the four stages draws its utterances; 0 leaves it out."""
     optional: bool = False
     """A set that need not be there, such as synthetic speech."""
@@ -54,7 +58,10 @@ class PlannedStage(Section):
 
 
 class Scale(Section):
-    """The same recipe for a smaller device, or made so small that it only checks the code."""
+    """The same recipe for a smaller device, or made so small that it only checks the code.
+
+    `epoch_copies` does not hold for it: an epoch draws each utterance its weight times.
+    """
 
     utterances: int | None = Field(None, ge=4)
     """Of each set, spread evenly over it; default: all."""
@@ -63,12 +70,10 @@ class Scale(Section):
     minutes: float | None = Field(None, gt=0.0)
     """All stages together; default: the sum over the stages."""
     audio_hours: float | None = Field(None, gt=0.0)
-    """All stages together; default: the sum over the stages."""
+    """All stages together; default: the sum over the stages, in proportion to the minutes."""
     stages: dict[str, PlannedStage] | None = None
     """In place of the recipe's; a stage that is not named is left out, the last one never."""
-    weights: dict[str, list[Annotated[float, Field(ge=0.0, le=1000.0)]]] = Field(
-        default_factory=dict
-    )
+    weights: dict[str, Weights] = Field(default_factory=dict)
     """In place of a training set's own."""
     exporter: Literal["dynamo", "trace"] = "trace"
     """Of PyTorch; tracing takes seconds where the other takes minutes."""
@@ -154,15 +159,19 @@ def load_recipe(name: str) -> Recipe:
 
 def _faults_of_scales(recipe: Recipe) -> Iterator[str]:
     for name, scale in recipe.scales.items():
-        for key in {*(scale.stages or ()), *scale.of_stage} - {*STAGES}:
-            yield f"scales.{name}: {key} is no stage; they are {', '.join(STAGES)}"
-        if scale.stages is not None and STAGES[-1] not in scale.stages:
-            yield f"scales.{name}.stages: needs {STAGES[-1]}, which is what is exported"
-        for key, weights in scale.weights.items():
+        at = f"scales.{name}"
+        stages = list(STAGES if scale.stages is None else scale.stages)
+        for key in stages:
+            if key not in STAGES:
+                yield f"{at}.stages: {key} is no stage; they are {', '.join(STAGES)}"
+        if STAGES[-1] not in stages:
+            yield f"{at}.stages: needs {STAGES[-1]}, which is what is exported"
+        for key in scale.of_stage:
+            if key not in stages:
+                yield f"{at}.of_stage: {key} is none of its stages; they are {', '.join(stages)}"
+        for key in scale.weights:
             if key not in recipe.train:
-                yield f"scales.{name}.weights: {key} is no training set of the recipe"
-            elif len(weights) != len(STAGES):
-                yield f"scales.{name}.weights.{key}: needs {len(STAGES)} numbers"
+                yield f"{at}.weights: {key} is no training set of the recipe"
 
 
 def make_plan(
@@ -191,29 +200,29 @@ def make_plan(
         DataError: a manifest or a text is missing.
     """
     speech, out = speech.absolute(), out.absolute()
-    small = None
+    chosen = None
     if scale is not None:
         if scale not in recipe.scales:
             known = ", ".join(recipe.scales) or "none"
             raise ConfigError(f"no scale {scale!r} in the recipe {name}; it has {known}")
-        small = recipe.scales[scale]
+        chosen = recipe.scales[scale]
     sets = {
         key: value
         for key, value in recipe.train.items()
         if not value.optional or (speech / f"{key}.jsonl").is_file()
     }
     names = [*sets, recipe.dev, *recipe.tests]
-    manifests = {key: _manifest(speech, key, out, small) for key in names}
+    manifests = {key: _manifest(speech, key, out, chosen) for key in names}
     texts = tuple(speech / text for text in recipe.texts)
     for text in texts:
         if not text.is_file():
             raise DataError(f"{text}: no such text; the recipe {name} wants it")
-    copies = 1 if small else recipe.epoch_copies
+    copies = 1 if chosen else recipe.epoch_copies
     weights = {key: value.weights for key, value in sets.items()}
     budgets = dict(recipe.stages)
-    if small:
-        weights.update({key: value for key, value in small.weights.items() if key in sets})
-        budgets = dict(small.stages or budgets)
+    if chosen:
+        weights.update({key: value for key, value in chosen.weights.items() if key in sets})
+        budgets = dict(chosen.stages or budgets)
     by_stage = {
         stage: tuple(
             (manifests[key], copies * of_set[number])
@@ -221,15 +230,16 @@ def make_plan(
             if of_set[number] > 0.0
         )
         for number, stage in enumerate(STAGES)
+        if stage in budgets
     }
     corpus = Corpus(
         by_stage, manifests[recipe.dev], {test: manifests[test] for test in recipe.tests}
     )
     whole = sum(stage.minutes for stage in budgets.values())
-    factor = (minutes or (small and small.minutes) or whole) / whole
+    factor = (minutes or (chosen and chosen.minutes) or whole) / whole
     hours_factor = factor
-    if small is not None and small.audio_hours is not None:
-        hours_factor = small.audio_hours / sum(s.audio_hours for s in budgets.values())
+    if chosen is not None and chosen.audio_hours is not None:
+        hours_factor = chosen.audio_hours / sum(s.audio_hours for s in budgets.values())
     seconds_of = {
         manifests[key]: sum(u.duration for u in read_manifest(manifests[key])) for key in sets
     }
@@ -238,9 +248,11 @@ def make_plan(
     for stage in STAGES:
         if stage not in budgets:
             continue
-        of_stage[stage] = [*small.overrides, *small.of_stage.get(stage, [])] if small else []
+        of_stage[stage] = [*chosen.overrides, *chosen.of_stage.get(stage, [])] if chosen else []
         budget = budgets[stage]
         hours[stage] = sum(weight * seconds_of[path] for path, weight in by_stage[stage]) / 3600
+        if hours[stage] == 0.0:
+            raise ConfigError(f"{name}: {stage}: no training set has a weight above 0")
         planned[stage] = budget.minutes * factor
         of_stage[stage] += budget_settings(
             f"{name}/{stage}",
@@ -250,7 +262,7 @@ def make_plan(
             planned[stage],
             budget.evaluations,
         )
-    exporter = small.exporter if small else "dynamo"
+    exporter = chosen.exporter if chosen else "dynamo"
     shown = {
         key: [w if stage in budgets else None for stage, w in zip(STAGES, found, strict=True)]
         for key, found in weights.items()
@@ -294,20 +306,20 @@ def budget_settings(
     ]
 
 
-def _manifest(speech: Path, name: str, out: Path, small: Scale | None) -> Path:
+def _manifest(speech: Path, name: str, out: Path, chosen: Scale | None) -> Path:
     """The set's manifest; of a smaller scale, one of utterances spread evenly over it."""
     path = speech / f"{name}.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; see recipe.yaml for the sets that are wanted")
-    if small is None or (small.utterances is None and small.max_seconds is None):
+    if chosen is None or (chosen.utterances is None and chosen.max_seconds is None):
         return path
-    longest = math.inf if small.max_seconds is None else small.max_seconds
+    longest = math.inf if chosen.max_seconds is None else chosen.max_seconds
     usable = [u for u in read_manifest(path) if u.duration <= longest]
     if not usable:
         raise DataError(f"{path}: no utterance of {longest:g} s or less")
     target = out / "data" / f"{name}.jsonl"
     os.makedirs(target.parent, exist_ok=True)
-    write_manifest(target, spread(usable, small.utterances or len(usable)))
+    write_manifest(target, spread(usable, chosen.utterances or len(usable)))
     return target
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,7 @@ def train_stages(
     say: Say,
     planned: Mapping[str, list[str]] | None = None,
 ) -> Path:
-    """Train the four stages; returns the checkpoint of the last.
+    """Train the stages; returns the checkpoint of the last.
 
     A run folder with `best.pt` and without `latest.pt` is a finished stage whose weights were
     brought from elsewhere, and is taken as it is.
@@ -109,7 +109,7 @@ def train_stages(
         overrides: `section.key=value` for every stage.
         say: told what happens.
         planned: the same for single stages; what `overrides` says goes first. A stage that it does
-            not name is left out.
+            not name is left out, the last one never; default: all, with nothing of their own.
 
     Raises:
         StageFailed: a stage was stopped; run the recipe again to go on.
@@ -117,7 +117,7 @@ def train_stages(
     if any(override.startswith("training.checkpoint_dir") for override in overrides):
         raise ConfigError("training.checkpoint_dir: each stage has its own; use --out")
     planned = {stage: [] for stage in STAGES} if planned is None else planned
-    tokenizer_overrides = [*planned.get(STAGES[1], []), *overrides]
+    tokenizer_overrides = [*planned[first_with_text(planned)], *overrides]
     tokenizer = tokenizer_of(recipe, corpus, out, tokenizer_overrides, say)
     previous: Path | None = None
     seconds: dict[str, float] = {}
@@ -139,6 +139,11 @@ def train_stages(
     write_atomically(out / "training.json", json.dumps(record, indent=2) + "\n")
     assert previous is not None
     return previous
+
+
+def first_with_text(stages: Iterable[str]) -> str:
+    """The first of the stages that learns from texts."""
+    return min(set(stages) - {STAGES[0]})
 
 
 def best_of(folder: Path) -> Path:
@@ -181,15 +186,16 @@ def evaluate_bundle(
 
 def tokenizer_of(recipe: str, corpus: Corpus, out: Path, overrides: list[str], say: Say) -> Path:
     """The folder of the tokenizer: the config's own, or out/tokenizer, which is trained on the
-    texts of stage 2 unless it is there already."""
+    texts of the first stage that reads some unless it is there already."""
     from voxformer.text import train_tokenizer
 
-    config, _ = load_config(f"{recipe}/{STAGES[1]}", overrides)
+    stage = first_with_text(corpus.sets)
+    config, _ = load_config(f"{recipe}/{stage}", overrides)
     if config.data.tokenizer is not None:
         return Path(config.data.tokenizer)
     folder = out / "tokenizer"
     if not (folder / "tokens.txt").is_file():
-        texts = [u.text for path, _ in corpus.sets[STAGES[1]] for u in read_manifest(path)]
+        texts = [u.text for path, _ in corpus.sets[stage] for u in read_manifest(path)]
         train_tokenizer(texts, config.model.vocab_size, folder, config.data.tokenizer_type)
         say(f"tokenizer: {config.model.vocab_size} pieces in {folder}")
     return folder
@@ -257,13 +263,18 @@ def export_once(
     exporter: Literal["dynamo", "trace"] = "dynamo",
     search: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Export a checkpoint, unless the bundle is there and of that very file; returns the bundle."""
+    """Export a checkpoint, unless the bundle is there, of that very file and with that search.
+
+    Returns:
+        The bundle.
+    """
     from voxformer.export import export_checkpoint
     from voxformer.training.storage import file_digest
 
     if (bundle / "bundle.json").is_file():
-        provenance = json.loads((bundle / "bundle.json").read_text("utf-8"))["provenance"]
-        if provenance["checkpoint_sha256"] == file_digest(checkpoint):
+        values = json.loads((bundle / "bundle.json").read_text("utf-8"))
+        same_weights = values["provenance"]["checkpoint_sha256"] == file_digest(checkpoint)
+        if same_weights and _searches_with(values, search or {}):
             say(f"export: {bundle} is there already")
             return bundle
     began = time.monotonic()
@@ -278,3 +289,18 @@ def export_once(
     )
     say(f"export: {bundle}, {time.monotonic() - began:.0f} s")
     return bundle
+
+
+def _searches_with(values: dict[str, Any], search: Mapping[str, Any]) -> bool:
+    """Whether a bundle's defaults, as bundle.json has them, are those of `search`."""
+    from voxformer.training.storage import file_digest
+
+    wanted = dict(search)
+    path = wanted.pop("language_model", None)
+    decoding = values["decoding"]
+    there = decoding.get("language_model")
+    if path is None or there is None:
+        same_model = path == there
+    else:
+        same_model = values["files"][there]["sha256"] == file_digest(Path(path))
+    return same_model and all(decoding[key] == value for key, value in wanted.items())

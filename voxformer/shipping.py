@@ -86,7 +86,8 @@ def language_model(
     """The n-gram model of the texts and of what stage 4 learns from, below out/lm."""
     from voxformer.data.language_model import write_language_model
 
-    path = out / "lm" / f"words-{order}gram.arpa.gz"
+    pruned = f"-pruned-{prune}" if prune else ""
+    path = out / "lm" / f"words-{order}gram{pruned}.arpa.gz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         manifests = [str(manifest) for manifest, _ in corpus.sets["stage4"]]
@@ -107,7 +108,7 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
 
     run = out / "checkpoints" / "stage4"
     chosen, record = out / "chosen.pt", out / "choice.json"
-    source = file_digest(best_of(run))
+    source = [file_digest(best_of(run)), file_digest(lm)]
     there = chosen.is_file() and record.is_file()
     if there and json.loads(record.read_text("utf-8"))["of"] == source:
         say(f"chosen already: {chosen}")
@@ -175,10 +176,15 @@ def _bundles(
     say: Say,
     exporter: Literal["dynamo", "trace"],
 ) -> dict[str, Path]:
-    """fp32, and int8 where its gate lets it pass; the language model is part of both."""
+    """fp32, and int8 where its gate lets it pass, with the language model if it helps."""
     from voxformer.export import ExportRefused
 
-    search = {"language_model": str(lm), **_chosen(out)["lm"]["options"]}
+    choice = _chosen(out)
+    search = None
+    if choice["lm"]["wer"] < choice["plain"]["wer"]:
+        search = {"language_model": str(lm), **choice["lm"]["options"]}
+    else:
+        say(f"{lm} does not help on the development set: the bundles are without it")
     bundles: dict[str, Path] = {}
     for precision in PRECISIONS:
         folder = out / ("bundle" if precision == "fp32" else f"bundle-{precision}")
@@ -207,19 +213,23 @@ def _evaluate(
     out: Path,
     say: Say,
 ) -> dict[str, Any]:
-    """Every mode of every bundle on every set, without and with the language model."""
+    """Every mode of every bundle on every set, without the language model, as with `--no-lm`, and
+    with it."""
     from voxformer.evaluation.circumstances import circumstances
     from voxformer.evaluation.models import open_model
     from voxformer.evaluation.report import error_report
     from voxformer.training.storage import file_digest
 
-    path, digest = out / "results.json", file_digest(checkpoint)
+    path, digest, lm_digest = out / "results.json", file_digest(checkpoint), file_digest(lm)
     if path.is_file():
         results: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if results.get("checkpoint_sha256") == digest and set(results["bundles"]) == set(bundles):
+        same = results.get("checkpoint_sha256") == digest and set(results["bundles"]) == set(
+            bundles
+        )
+        if same and results["language_model"].get("sha256") == lm_digest:
             say(f"evaluated already: {path}")
             return results
-    choice = _chosen(out)
+    tuned = _chosen(out)["lm"]["options"]
     sets: dict[str, dict[str, Any]] = {}
     for name, manifest in {"dev": corpus.dev, **corpus.tests}.items():
         utterances = read_manifest(manifest)
@@ -229,9 +239,9 @@ def _evaluate(
             for with_lm in (False, True):
                 options = model.options
                 if not with_lm:
-                    options = replace(
-                        options.without_language_model(), **choice["plain"]["options"]
-                    )
+                    options = options.without_language_model()
+                elif options.language_model is None:
+                    options = replace(options, language_model=str(lm), **tuned)
                 label = f"{precision}, {lm.name.split('.')[0]}" if with_lm else precision
                 say(f"{name}: {label}")
                 found, errors = _evaluate_one(model, utterances, options, with_lm)
@@ -244,7 +254,7 @@ def _evaluate(
         "checkpoint_sha256": digest,
         "bundles": {precision: str(bundle) for precision, bundle in bundles.items()},
         "sets": sets,
-        "language_model": {"file": str(lm), "options": choice["lm"]["options"]},
+        "language_model": {"file": str(lm), "sha256": lm_digest, "options": tuned},
         **circumstances(),
     }
     write_atomically(path, json.dumps(results, indent=2) + "\n")

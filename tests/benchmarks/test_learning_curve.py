@@ -25,26 +25,29 @@ def run(learning_curve, tmp_path, monkeypatch):
     write_manifest(manifest, [Utterance("a", Path("a.wav"), 3600.0, "yes")])
     data = {"train_manifest": [{"path": str(manifest), "weight": 2.0}], "max_duration": 1e9}
     states = {}
-    for stage, epoch, micro_batch in (("stage2", 3, 0), ("stage4", 0, 5)):
+    for stage, epoch, micro_batch, steps in (("stage2", 3, 0, 30), ("stage4", 0, 5, 5)):
         folder = tmp_path / "checkpoints" / stage
         folder.mkdir(parents=True)
         (folder / "latest.pt").touch()
         states[folder / "latest.pt"] = {
             "config": {"data": data},
-            "position": {"epoch": epoch, "micro_batch": micro_batch},
+            "position": {"epoch": epoch, "micro_batch": micro_batch, "step": steps},
             "data": {"num_batches": 10},
         }
     write_rows(
         tmp_path / "checkpoints" / "stage2",
-        {"type": "train", "step": 1, "time": 100.0, "epoch": 0.1},
-        {"type": "train", "step": 10, "time": 700.0, "epoch": 1.0},
+        {"type": "train", "step": 1, "time": 100.0},
+        {"type": "train", "step": 10, "time": 700.0},
+        {"type": "valid", "step": 15, "time": 900.0, "wer_ctc_greedy": 0.9, **errors(9)},
+        # Killed and resumed from step 10 on.
+        {"type": "train", "step": 12, "time": 950.0},
         {"type": "valid", "step": 15, "time": 1000.0, "wer_ctc_greedy": 0.5, **errors(7)},
-        {"type": "train", "step": 30, "time": 2000.0, "epoch": 3.0},
+        {"type": "train", "step": 30, "time": 2000.0},
         {"type": "valid", "step": 30, "time": 2500.0, "wer_ctc_greedy": 0.25, **errors(2)},
     )
     write_rows(
         tmp_path / "checkpoints" / "stage4",
-        {"type": "train", "step": 5, "time": 3000.0, "epoch": 0.5},
+        {"type": "train", "step": 5, "time": 3000.0},
         {"type": "valid", "step": 5, "time": 3060.0, "wer_ctc_greedy": 0.2, **errors(1)}
         | {"wer_rescoring": 0.1, "insertions_rescoring": 0},
     )
@@ -57,14 +60,14 @@ def errors(insertions: int) -> dict:
 
 
 def write_rows(folder: Path, *rows: dict) -> None:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"type": "tr'
     (folder / "metrics.jsonl").write_text(text, "utf-8")
 
 
 def test_hours_add_up_over_the_stages(learning_curve, run):
     points = learning_curve.points_of(run)
     assert [(p["stage"], p["mode"], p["hours"], p["wer"]) for p in points] == [
-        ("stage2", "ctc_greedy", 2.0, 0.5),
+        ("stage2", "ctc_greedy", 3.0, 0.5),
         ("stage2", "ctc_greedy", 6.0, 0.25),
         ("stage4", "ctc_greedy", 7.0, 0.2),
         ("stage4", "rescoring", 7.0, 0.1),

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from voxformer.cli.search import HotwordFileError, add_search_arguments, with_search_arguments
+from voxformer.cli.search import (
+    HotwordFileError,
+    LanguageModelUsageError,
+    add_search_arguments,
+    with_search_arguments,
+)
 from voxformer.runtime import DecodingOptions
 
 
@@ -32,13 +37,22 @@ def test_what_is_not_given_stays_as_the_model_has_it() -> None:
 
 
 def test_a_bundles_own_language_model_can_be_left_out_or_replaced() -> None:
-    own = DecodingOptions(language_model="b/lm.arpa", lm_weight=0.8, word_bonus=2.0, beam_size=30)
+    own = DecodingOptions(
+        language_model="b/lm.arpa", lm_weight=0.8, lm_unit="token", word_bonus=2.0, beam_size=30
+    )
     assert parse(of=own) == own
     assert parse("--no-lm", of=own) == DecodingOptions(beam_size=30)
     other = parse("--lm", "lm.arpa", "--word-bonus", "1", of=own)
     assert other == DecodingOptions(language_model="lm.arpa", word_bonus=1.0, beam_size=30)
+    without = DecodingOptions(word_bonus=1.5)
+    assert parse("--no-lm", of=without) == without
     with pytest.raises(argparse.ArgumentError, match="not allowed with argument --lm"):
         parse("--lm", "lm.arpa", "--no-lm")
+    with pytest.raises(LanguageModelUsageError, match="--lm-weight is for a language model: name"):
+        parse("--no-lm", "--lm-weight", "0.7", of=own)
+    with pytest.raises(LanguageModelUsageError, match="--lm-unit is for"):
+        parse("--lm-unit", "token")
+    assert parse("--lm-weight", "0.9", of=own).lm_weight == 0.9
 
 
 def test_hotwords_have_the_common_boost_or_their_own() -> None:

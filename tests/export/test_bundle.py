@@ -123,6 +123,14 @@ def test_unusable_language_model_is_refused_before_anything_is_made(
                 tmp_path / "out",
                 search={"language_model": str(path)},
             )
+    with pytest.raises(ExportRefused, match=r"cached\.voxlm: is of this version .* name the ARPA"):
+        export_bundle(
+            model,
+            vocabulary.tokens,
+            config,
+            tmp_path / "out",
+            search={"language_model": "cached.voxlm"},
+        )
     assert list(tmp_path.iterdir()) == [lm]
 
 

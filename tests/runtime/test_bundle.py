@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from voxformer.runtime import BundleError, Recognizer, read_bundle
+from voxformer.runtime.bundle import sha256_of
 from voxformer.runtime.options import SearchSetupError
 from voxformer.runtime.segments import DEFAULT_CUTTING
+from voxformer.text.ngrams import train_ngrams
 
 
 @pytest.fixture
@@ -111,7 +113,6 @@ def test_unusable_bundle_json_says_what_is_wrong(copy, changes, message):
             "decoding: max_tokens_per_second is inf; it",
         ),
         ({"language_model": 5}, "decoding: language_model is 5; it must be the path of a file"),
-        ({"language_model": "../lm.arpa"}, r"decoding.language_model: '../lm.arpa' is not among"),
         ({"lm_unit": "x"}, "decoding: lm_unit is 'x'"),
         ({"hotwords": "yes"}, "decoding: hotwords is 'yes'; it must be phrases"),
         ({"hotwords": [["yes", "5"]]}, "decoding: hotword 'yes' has boost '5'"),
@@ -124,6 +125,42 @@ def test_decoding_defaults_changed_by_hand_are_checked(copy, option, message):
     with pytest.raises(BundleError, match=rf"bundle\.json: {message}") as error:
         Recognizer.load(copy)
     assert "\n" not in str(error.value)
+
+
+def test_a_language_model_outside_the_bundle_is_refused(copy):
+    decoding = json.loads((copy / "bundle.json").read_text("utf-8"))["decoding"]
+    edit(copy, format_version=3, decoding={**decoding, "language_model": "../lm.arpa"})
+    with pytest.raises(BundleError, match=r"'\.\./lm\.arpa' is not among its files; export it"):
+        read_bundle(copy)
+
+
+def test_another_language_model_takes_the_weights_of_the_bundles_own_away(copy):
+    (copy / "words.arpa").write_text("".join(train_ngrams(["a b", "b"], 2)), "utf-8")
+    (copy / "own.arpa").write_text("".join(train_ngrams(["b a"], 2)), "utf-8")
+    values = json.loads((copy / "bundle.json").read_text("utf-8"))
+    entry = {"sha256": sha256_of(copy / "own.arpa"), "bytes": 1}
+    own = {"language_model": "own.arpa", "lm_weight": 0.9, "word_bonus": 2.0}
+    edit(
+        copy,
+        format_version=3,
+        files={**values["files"], "own.arpa": entry},
+        decoding={**values["decoding"], **own},
+    )
+    recognizer = Recognizer.load(copy)
+    assert recognizer.options.language_model == str(copy / "own.arpa")
+    recognizer.transcribe([np.zeros(8000, np.float32)], mode="ctc_beam")
+    assert not list(copy.glob("*.voxlm"))  # a bundle is not written to
+    for other in (None, str(copy / "words.arpa")):
+        options = Recognizer.load(copy, language_model=other).options
+        assert (options.language_model, options.lm_weight, options.word_bonus) == (other, 0.5, 0.0)
+
+
+def test_a_path_put_into_an_older_bundle_by_hand_is_used(copy, tmp_path):
+    lm = tmp_path / "mine.arpa"
+    lm.write_text("".join(train_ngrams(["a b"], 2)), "utf-8")
+    decoding = json.loads((copy / "bundle.json").read_text("utf-8"))["decoding"]
+    edit(copy, format_version=2, decoding={**decoding, "language_model": str(lm)})
+    assert read_bundle(copy).decoding.language_model == str(lm)
 
 
 def test_options_of_a_recognizer_are_checked_when_it_is_loaded(bundle):

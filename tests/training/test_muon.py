@@ -46,6 +46,20 @@ def test_steps_agree_with_pytorchs_muon() -> None:
         assert float((a - b).detach().norm() / moved) < 0.03
 
 
+def test_bfloat16_makes_nearly_the_same_step() -> None:
+    start = torch.randn(24, 60, generator=torch.Generator().manual_seed(1))
+    gradient = torch.randn(24, 60, generator=torch.Generator().manual_seed(2))
+    steps = []
+    for bfloat16 in (False, True):
+        weight = nn.Parameter(start.clone())
+        weight.grad = gradient.clone()
+        Muon([weight], lr=0.1, bfloat16=bfloat16).step()
+        steps.append(weight.detach() - start)
+    assert not torch.equal(*steps)
+    # Five rounds of products, each rounded to eight bits.
+    assert (steps[0] - steps[1]).norm() < 0.05 * steps[0].norm()
+
+
 def test_only_matrices_inside_the_layers_go_to_muon(make_config) -> None:  # type: ignore[no-untyped-def]
     from voxformer.model import VoxFormer
 

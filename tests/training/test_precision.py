@@ -61,6 +61,30 @@ def test_half_precision_has_the_losses_of_fp32_and_resumes_bit_for_bit(
     assert bool(state["loss_scale"]) == (precision == "fp16")
 
 
+@pytest.mark.parametrize(
+    ("precision", "fused", "plain"),
+    [("bf16", False, True), ("bf16", True, False), ("fp16", False, False), ("fp32", False, False)],
+)
+def test_attention_is_plain_products_in_bf16_on_a_cpu(
+    precision: str, fused: bool, plain: bool
+) -> None:
+    with Precision(precision, CPU, fused_attention=fused).autocast():
+        assert torch.backends.cuda.flash_sdp_enabled() != plain
+        assert torch.is_autocast_enabled("cpu") == (precision != "fp32")
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_a_cpu_that_emulates_bf16_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}
+    for capabilities, warned in ((old, True), ({**old, "amx_bf16": True}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        caplog.clear()
+        assert choose_precision("bf16", CPU) == "bf16"
+        assert ("only emulates bf16; fp32 is faster" in caplog.text) == warned
+
+
 def test_the_loss_scale_halves_after_an_overflow_and_is_saved() -> None:
     weight = nn.Parameter(torch.ones(2))
     optimizer = Optimizers(adamw=torch.optim.AdamW([weight]))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from voxformer.cli.numbers import whole
-from voxformer.cli.search import add_lm_arguments, lm_options
+from voxformer.cli.search import add_lm_arguments, check_lm_options, lm_options
 
 EXAMPLE = "voxformer export --checkpoint checkpoints/an4/best.pt --manifest an4-valid.jsonl"
 
@@ -72,7 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and say where the bundle is."""
+    if args.lm is None:
+        check_lm_options(args)
     if args.kit:
+        if args.lm is not None:
+            raise ExportUsageError("--lm is for a bundle: name it when the bundle is exported")
         from voxformer.runtime.trt_build import build_kit
 
         for path in build_kit(args.kit, args.timing_cache, say=print):

@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes",
         type=above(0.0),
-        help="of the device, for the steps of all stages; default: the recipe's own",
+        help="of the device, for the steps of all stages; default: the recipe's or the scale's own",
     )
-    parser.add_argument("--scale", help="one of the recipe's smaller scales, as a check")
+    parser.add_argument("--scale", help="one of the recipe's: for another device, or as a check")
     parser.add_argument(
         "--until",
         choices=("plan", "training", "choice", "bundles"),

@@ -17,6 +17,10 @@ class HotwordFileError(ValueError):
     """A file of hotwords cannot be used."""
 
 
+class LanguageModelUsageError(ValueError):
+    """An option of a language model was given without one."""
+
+
 def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> None:
     """A language model and what it counts for.
 
@@ -30,11 +34,14 @@ def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> No
         which.add_argument(
             "--no-lm", action="store_true", help="leave out the language model of the bundle"
         )
-    group.add_argument("--lm-weight", type=at_least(0.0), help="factor on its ln p (default: 0.5)")
+    own = "the bundle's, or " if without else ""
     group.add_argument(
-        "--lm-unit", choices=("word", "token"), help="of its n-grams (default: word)"
+        "--lm-weight", type=at_least(0.0), help=f"factor on its ln p (default: {own}0.5)"
     )
-    group.add_argument("--word-bonus", type=finite, help="added for every word (default: 0)")
+    group.add_argument(
+        "--lm-unit", choices=("word", "token"), help=f"of its n-grams (default: {own}word)"
+    )
+    group.add_argument("--word-bonus", type=finite, help=f"added for every word (default: {own}0)")
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,22 +70,29 @@ def lm_options(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
+def check_lm_options(args: argparse.Namespace) -> None:
+    """Refuse what is said of a language model where there is none."""
+    for name in ("lm_weight", "lm_unit"):
+        if getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise LanguageModelUsageError(f"{flag} is for a language model: name one with --lm")
+
+
 def with_search_arguments(options: DecodingOptions, args: argparse.Namespace) -> DecodingOptions:
     """The options with what was given on the command line.
 
-    A bundle's word bonus and weight belong to its language model, and go with it.
-
     Raises:
         HotwordFileError: the file of hotwords is not text, or a line is wrong.
+        LanguageModelUsageError: a weight without a language model.
     """
-    from dataclasses import replace
-
-    if args.no_lm or (args.lm is not None and options.language_model is not None):
-        options = options.without_language_model()
     given = lm_options(args)
+    if args.no_lm:
+        given["language_model"] = None
+    if given.get("language_model", options.language_model) is None:
+        check_lm_options(args)
     if args.hotwords is not None:
         given["hotwords"] = _read(args.hotwords, args.hotword_boost)
-    return replace(options, **given)
+    return options.changed(**given)
 
 
 def _read(name: str, boost: float) -> tuple[tuple[str, float], ...]:

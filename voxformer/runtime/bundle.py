@@ -20,7 +20,8 @@ from voxformer.runtime.options import (
 
 FORMAT = "voxformer-bundle"
 FORMAT_VERSION = 3
-"""3: `decoding.language_model` names a file of the bundle. Bundles without one are still of 2."""
+OWN_LANGUAGE_MODEL = 3
+"""The first format in which `decoding.language_model` names a file of the bundle."""
 
 MANIFEST_NAME = "bundle.json"
 TOKENS_NAME = "tokens.txt"
@@ -91,7 +92,7 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
             _check_file(path, name, entry["sha256"], verify)
         if failure := values.get("parity", {}).get("failure"):
             warnings.warn(f"{path}: written with --force: {failure}", BundleWarning, stacklevel=2)
-        decoding = _read_decoding(path, values["decoding"], files)
+        decoding = _read_decoding(path, values)
         vocabulary = _read_vocabulary(path, values["vocabulary"])
         _check_search(path, decoding, vocabulary)
         bundle = Bundle(
@@ -121,15 +122,15 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
         ) from None
 
 
-def _read_decoding(path: Path, options: dict[str, Any], files: dict[str, Any]) -> DecodingOptions:
-    decoding = DecodingOptions.from_mapping(options)
+def _read_decoding(path: Path, values: dict[str, Any]) -> DecodingOptions:
+    decoding = DecodingOptions.from_mapping(values["decoding"])
     name = decoding.language_model
-    if name is None:
+    if name is None or values["format_version"] < OWN_LANGUAGE_MODEL:
         return decoding
-    if name not in files:
+    if name not in values["files"]:
         raise BundleError(
             f"{path / MANIFEST_NAME}: decoding.language_model: {name!r} is not among its files; "
-            "export it again"
+            "export it again with --lm, or name another one with --lm where it is used"
         )
     return replace(decoding, language_model=str(path / name))
 

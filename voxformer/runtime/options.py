@@ -82,7 +82,7 @@ class DecodingOptions:
     """Options of all searches.
 
     The names are those of the `decoding` section of a config, which has no language model and no
-    hotwords: these are of the place where a model is used.
+    hotwords: these are of the place where a model is used, or of the bundle.
 
     Attributes:
         beam_size: hypotheses kept by the CTC prefix search.
@@ -194,14 +194,19 @@ class DecodingOptions:
         )
 
     def without_language_model(self) -> DecodingOptions:
-        """The same without a language model, and without what was weighed against it."""
-        return replace(
-            self,
-            language_model=None,
-            lm_weight=DecodingOptions.lm_weight,
-            word_bonus=DecodingOptions.word_bonus,
-            unknown_word_bonus=DecodingOptions.unknown_word_bonus,
-        )
+        """The same without a language model and what was weighed against it; the same object where
+        there is none."""
+        if self.language_model is None:
+            return self
+        weighed = ("lm_weight", "lm_unit", "word_bonus", "unknown_word_bonus")
+        defaults = {name: getattr(DecodingOptions, name) for name in weighed}
+        return replace(self, language_model=None, **defaults)
+
+    def changed(self, **options: Any) -> DecodingOptions:
+        """With other options; another language model, or None, takes the weights of the present one
+        away with it."""
+        start = self.without_language_model() if "language_model" in options else self
+        return replace(start, **options)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> DecodingOptions:

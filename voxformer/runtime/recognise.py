@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -221,10 +222,16 @@ def _make_ctc_decoder(
         vocabulary.tokens,
         options.beam(vocabulary.blank_id),
         num_threads=options.num_threads or None,
-        language_model=None if path is None else NgramLanguageModel.load(path),
+        language_model=None if path is None else _load_language_model(path),
         hotwords=dict(options.hotwords),
         fusion=options.fusion(),
     )
+
+
+def _load_language_model(path: str) -> NgramLanguageModel:
+    """A bundle's own leaves no file in the bundle, which may be read-only and is vouched for."""
+    of_a_bundle = (Path(path).parent / "bundle.json").is_file()
+    return NgramLanguageModel.load(path, cache=not of_a_bundle)
 
 
 def _rescore(

@@ -83,7 +83,8 @@ class Recognizer:
             engine: `onnxruntime`, or `tensorrt` for the engines that `export --trt` built.
             provider: of ONNX Runtime: `cpu`, `cuda`, or the full name of an execution provider.
             threads: CPU threads for arithmetic and searches; 0 takes all cores.
-            options: replace defaults of the bundle; see `DecodingOptions`.
+            options: replace defaults of the bundle; see `DecodingOptions`. With `language_model`
+                the bundle's own goes, and the weights that belong to it.
 
         Raises:
             BundleError: not a bundle, or a damaged one.
@@ -93,7 +94,7 @@ class Recognizer:
         if engine not in ENGINES:
             raise EngineError(f"no engine {engine!r}; there is {', '.join(ENGINES)}")
         bundle = read_bundle(Path(path))
-        decoding = replace(bundle.decoding, num_threads=threads, **options)
+        decoding = bundle.decoding.changed(num_threads=threads, **options)
         opened: Engine
         if engine == "tensorrt":
             from voxformer.runtime.trt_engine import TrtEngine

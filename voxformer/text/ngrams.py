@@ -30,12 +30,12 @@ def train_ngrams(sentences: Iterable[str], order: int, prune: int = 0) -> Iterat
     Args:
         sentences: texts whose words are parted by white space; empty ones do not count.
         order: words of the longest n-grams, from 1 to 6.
-        prune: leave out n-grams of that length that occur so often or less (lmplz's `--prune`);
-            what they had goes to the shorter ones.
+        prune: leave out n-grams of that length that occur so often or less (lmplz's `--prune 0 0 N`
+            for three words); what they had goes to the shorter ones.
 
     Raises:
         NgramError: there are no words, a word is one of the three that the format keeps for itself,
-            or the order is out of range.
+            or order or prune are out of range.
     """
     if prune < 0 or (prune and order == 1):
         raise NgramError(f"prune is {prune}; it must be at least 0, and 0 where the order is 1")

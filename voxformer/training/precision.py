@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from voxformer.training.muon import Optimizers
 from voxformer.training.setup import RunError
+
+logger = logging.getLogger("voxformer.training")
 
 FIRST_LOSS_SCALE = 1024.0
 """Lower than torch's 65,536, with which the first steps of a run are skipped one after another."""
@@ -28,6 +32,8 @@ class Precision:
     Args:
         wanted: of the config.
         device: where the run computes.
+        fused_attention: on a CPU in bf16, too, where it is slower: who counts on a CPU what a GPU's
+            backward pass will keep wants it.
 
     Attributes:
         name: what `auto` stands for here, else `wanted`.
@@ -36,9 +42,10 @@ class Precision:
         RunError: the device does not have it.
     """
 
-    def __init__(self, wanted: str, device: torch.device) -> None:
+    def __init__(self, wanted: str, device: torch.device, fused_attention: bool = False) -> None:
         self.name = choose_precision(wanted, device)
         self.device = device
+        self._plain_attention = device.type == "cpu" and self.name == "bf16" and not fused_attention
         if device.type == "cuda":
             # By default torch computes convolutions in TF32, and so the front end's spectrum.
             torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
@@ -47,19 +54,17 @@ class Precision:
             device.type, init_scale=FIRST_LOSS_SCALE, enabled=self.name == "fp16"
         )
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """Where the loss is computed."""
-        if self.name not in HALF:
-            return contextlib.nullcontext()
-        autocast = torch.autocast(self.device.type, dtype=HALF[self.name])
-        if self.device.type != "cpu":
-            return autocast
-        # The fused attention of torch's CPU part takes four times as long in bf16 as plain products
-        # do, a tenth of a step.
-        contexts = contextlib.ExitStack()
-        contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
-        contexts.enter_context(autocast)
-        return contexts
+        with contextlib.ExitStack() as contexts:
+            if self.name in HALF:
+                contexts.enter_context(torch.autocast(self.device.type, dtype=HALF[self.name]))
+            if self._plain_attention:
+                # The backward pass of torch's fused attention is slow in bf16 on a CPU: with plain
+                # products a step takes a tenth less.
+                contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, scaled if need be."""
@@ -103,11 +108,22 @@ def choose_precision(wanted: str, device: torch.device) -> str:
             "training.precision: tf32 is there on NVIDIA GPUs from Ampere on only, not on "
             f"{torch.cuda.get_device_name(device) if cuda else 'a CPU'}; use fp32"
         )
+    if wanted == "bf16" and not cuda and _emulates_bf16():
+        logger.warning("training.precision: this CPU only emulates bf16; fp32 is faster")
     return wanted
 
 
 def _has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _emulates_bf16() -> bool:
+    """Whether the CPU is an x86-64 without the instructions; of others torch does not tell."""
+    tell = getattr(torch.cpu, "get_capabilities", None)  # not in torch 2.9
+    capabilities: dict[str, Any] = tell() if tell else {}
+    if capabilities.get("architecture") != "x86_64":
+        return False
+    return not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _has_gradients(optimizer: Optimizers) -> bool:
