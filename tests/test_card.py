@@ -33,6 +33,7 @@ VALUES = {
     },
     "results": {
         "sets": {"dev": {"fp32": {"modes": {"ctc_greedy": FOUND}}}},
+        "confusions": {"dev": [["in -> and", 4], ["(nothing) -> a", 2]]},
         "language_model": {"file": "lm/words.arpa.gz"},
         "machine": {"cpu": "Some CPU", "cores": 2},
         "versions": {"voxformer": "0.1.0"},
@@ -53,6 +54,7 @@ def test_a_card_says_data_licences_sizes_figures_and_limits():
             "Width 64, 50 pieces. Weights: last step, chosen on the development set. Search: "
             "ctc_weight 0.4; with the language model words.arpa.gz: lm_weight 0.6."
         ),
+        "- dev, fp32 with the language model: in -> and (4), (nothing) -> a (2)",
         "- English only.",
     ):
         assert line in text.splitlines()

@@ -133,6 +133,12 @@ def render_card(values: dict[str, Any]) -> str:
             f"{results['machine']['cpu']}, {results['machine']['cores']} cores; {versions}; commit "
             f"{results['commit']}."
         ),
+        "## Most frequent errors",
+        "\n".join(
+            f"- {name}, fp32 with the language model: "
+            + ", ".join(f"{what} ({times})" for what, times in found)
+            for name, found in results["confusions"].items()
+        ),
         "## Limits",
         "\n".join(f"- {line}" for line in values["limits"]),
     ]

@@ -8,6 +8,7 @@ int8 pass the gate of the export; every mode is reported on every set; a card sa
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ class Shipped:
         checkpoint: the chosen weights with the tuned options of the search.
         bundles: by precision.
         language_model: ARPA file, compressed.
-        results: WER by set, bundle and mode.
+        results: WER by set, bundle and mode; paths in it are relative to the run's folder.
     """
 
     checkpoint: Path
@@ -132,7 +133,10 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
     with_decoding(found[name][1], chosen, values)
     written = {
         "of": source,
-        "weights": {key: {"wer": wer, "path": str(path)} for key, (wer, path) in found.items()},
+        "weights": {
+            key: {"wer": wer, "path": os.path.relpath(path, out)}
+            for key, (wer, path) in found.items()
+        },
         "chosen": name,
         "plain": {"wer": plain.wer, "options": values, "tried": _trail(plain.trail)},
         "lm": {
@@ -217,20 +221,20 @@ def _evaluate(
     with it."""
     from voxformer.evaluation.circumstances import circumstances
     from voxformer.evaluation.models import open_model
-    from voxformer.evaluation.report import error_report
+    from voxformer.evaluation.report import error_report, most_confused
     from voxformer.training.storage import file_digest
 
     path, digest, lm_digest = out / "results.json", file_digest(checkpoint), file_digest(lm)
     if path.is_file():
         results: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        same = results.get("checkpoint_sha256") == digest and set(results["bundles"]) == set(
-            bundles
-        )
-        if same and results["language_model"].get("sha256") == lm_digest:
+        same_model = results.get("checkpoint_sha256") == digest
+        same_bundles = set(results["bundles"]) == set(bundles)
+        if same_model and same_bundles and results["language_model"].get("sha256") == lm_digest:
             say(f"evaluated already: {path}")
             return results
     tuned = _chosen(out)["lm"]["options"]
     sets: dict[str, dict[str, Any]] = {}
+    confusions: dict[str, list[tuple[str, int]]] = {}
     for name, manifest in {"dev": corpus.dev, **corpus.tests}.items():
         utterances = read_manifest(manifest)
         sets[name] = {}
@@ -250,11 +254,14 @@ def _evaluate(
                     suffix = "-lm" if with_lm else ""
                     report = "\n\n".join(error_report(result) for result in errors)
                     write_atomically(out / f"errors-{name}{suffix}.txt", report + "\n")
+                    if with_lm:
+                        confusions[name] = most_confused(errors[-1])
     results = {
         "checkpoint_sha256": digest,
-        "bundles": {precision: str(bundle) for precision, bundle in bundles.items()},
+        "bundles": {precision: bundle.name for precision, bundle in bundles.items()},
         "sets": sets,
-        "language_model": {"file": str(lm), "sha256": lm_digest, "options": tuned},
+        "confusions": confusions,
+        "language_model": {"file": os.path.relpath(lm, out), "sha256": lm_digest, "options": tuned},
         **circumstances(),
     }
     write_atomically(path, json.dumps(results, indent=2) + "\n")

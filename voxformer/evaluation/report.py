@@ -57,11 +57,16 @@ def error_report(result: ModeResult) -> str:
             + (", cut by the length cap" if row.capped else "")
         )
         lines += [*aligned(row.words), ""]
-    confusions = Counter(_confusions(row.words for row in wrong))
+    confusions = most_confused(result)
     if confusions:
         lines.append("most frequent:")
-        lines += [f"{times:>5}  {what}" for what, times in confusions.most_common(MOST_CONFUSED)]
+        lines += [f"{times:>5}  {what}" for what, times in confusions]
     return "\n".join(lines)
+
+
+def most_confused(result: ModeResult, most: int = MOST_CONFUSED) -> list[tuple[str, int]]:
+    """The most frequent single errors, `reference -> hypothesis`, and how often each was made."""
+    return Counter(_confusions(row.words for row in result.utterances)).most_common(most)
 
 
 def aligned(alignment: Alignment) -> tuple[str, str]:
