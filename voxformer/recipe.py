@@ -120,7 +120,10 @@ def train_stages(
     tokenizer_overrides = [*planned[first_with_text(planned)], *overrides]
     tokenizer = tokenizer_of(recipe, corpus, out, tokenizer_overrides, say)
     previous: Path | None = None
+    record = out / "training.json"
     seconds: dict[str, float] = {}
+    if record.is_file():  # of a stage that was finished elsewhere it may be all that is known
+        seconds = json.loads(record.read_text("utf-8"))["seconds"]
     for stage in STAGES:
         if stage not in planned:
             continue
@@ -135,8 +138,8 @@ def train_stages(
         seconds[stage] = train_stage(config, stage)
         previous = best_of(folder)
         say(f"{stage}: {seconds[stage]:.0f} s of training, {previous}")
-    record = {"seconds": seconds, "total_seconds": sum(seconds.values())}
-    write_atomically(out / "training.json", json.dumps(record, indent=2) + "\n")
+    values = {"seconds": seconds, "total_seconds": sum(seconds.values())}
+    write_atomically(record, json.dumps(values, indent=2) + "\n")
     assert previous is not None
     return previous
 

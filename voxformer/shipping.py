@@ -1,8 +1,9 @@
 """From a trained stage 4 to what is shipped, each part kept once it is complete.
 
-Weights are chosen on the development set among the run's own and the mean of its last checkpoints,
-then the options of the search, first without and then with a language model; bundles in fp32 and
-int8 pass the gate of the export; every mode is reported on every set; a card says what it is.
+Weights are chosen on the development set among the run's own, the mean of its last checkpoints and
+mixtures with the weights of the stage before, then the options of the search, first without and
+then with a language model; bundles in fp32 and int8 pass the gate of the export; every mode is
+reported on every set; a card says what it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxformer.data.manifest import Utterance, read_manifest
-from voxformer.recipe import Corpus, Say, best_of, export_once
+from voxformer.recipe import STAGES, Corpus, Say, best_of, export_once
 from voxformer.text.atomic import write_atomically
 
 PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
@@ -26,11 +27,15 @@ PLAIN_AXES = (
     ("ctc_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)),
     ("length_bonus", (0.0, 0.25, 0.5, 1.0)),
 )
-LM_AXES = (
-    ("lm_weight", (0.2, 0.4, 0.6, 0.8, 1.0)),
-    ("word_bonus", (0.0, 1.0, 2.0, 3.0)),
-    ("ctc_weight", (0.3, 0.5, 0.7, 0.9)),
-)
+LM_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+WORD_BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""Each with each, since a word's bonus makes up for what the language model takes off it."""
+LM_AXES = (("ctc_weight", (0.3, 0.5, 0.7, 0.9)),)
+LM_BEAM = 100
+"""Hypotheses of the search with a language model, at least, which has more to choose from."""
+LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "ctc_weight")
+MIXTURES = (0.3, 0.5, 0.7)
+"""Shares of stage 4's weights in mixtures with those that it began with."""
 NO_BUNDLE = "not written: "
 
 
@@ -103,7 +108,7 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
     out/choice.json holds every point that was tried.
     """
     from voxformer.evaluation.models import open_checkpoint
-    from voxformer.evaluation.tuning import Scorer, tune
+    from voxformer.evaluation.tuning import Scorer, grid, tune
     from voxformer.training.averaging import with_decoding
     from voxformer.training.storage import file_digest
 
@@ -116,7 +121,7 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
         return chosen
     utterances = read_manifest(dev)
     found: dict[str, tuple[float, Path]] = {}
-    for name, path in candidates(run, out / "average.pt").items():
+    for name, path in candidates(run, out).items():
         model = open_checkpoint(path)
         wer = Scorer(model, utterances).wer("rescoring", model.options)
         found[name] = wer, path
@@ -126,8 +131,14 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
     scorer = Scorer(model, utterances)
     plain = tune(lambda o: scorer.wer("rescoring", o), model.options, PLAIN_AXES)
     say(f"search without language model: development WER {plain.wer:.2%}")
-    fused = replace(plain.options, language_model=str(lm), lm_weight=LM_AXES[0][1][0])
-    with_lm = tune(lambda o: scorer.wer("rescoring", o), fused, LM_AXES)
+    beam = max(LM_BEAM, plain.options.beam_size)
+    fused = replace(plain.options, language_model=str(lm), beam_size=beam)
+    searched = grid(
+        lambda o: scorer.wer("ctc_beam", o),
+        fused,
+        (("lm_weight", LM_WEIGHTS), ("word_bonus", WORD_BONUSES)),
+    )
+    with_lm = tune(lambda o: scorer.wer("rescoring", o), searched.options, LM_AXES)
     say(f"search with it: development WER {with_lm.wer:.2%}")
     values = {key: getattr(plain.options, key) for key, _ in PLAIN_AXES}
     with_decoding(found[name][1], chosen, values)
@@ -141,17 +152,18 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
         "plain": {"wer": plain.wer, "options": values, "tried": _trail(plain.trail)},
         "lm": {
             "wer": with_lm.wer,
-            "options": {key: getattr(with_lm.options, key) for key, _ in LM_AXES},
-            "tried": _trail(with_lm.trail),
+            "options": {key: getattr(with_lm.options, key) for key in LM_OPTIONS},
+            "tried": _trail(searched.trail) + _trail(with_lm.trail),
         },
     }
     write_atomically(record, json.dumps(written, indent=2) + "\n")
     return chosen
 
 
-def candidates(run: Path, average: Path) -> dict[str, Path]:
-    """Weights to choose from: the best evaluation's, the last step's, and a mean of the last."""
-    from voxformer.training.averaging import average_checkpoints
+def candidates(run: Path, out: Path) -> dict[str, Path]:
+    """Weights to choose from: the best evaluation's, the last step's, a mean of the last, and
+    mixtures of the first with what the stage began with, which go to `out`."""
+    from voxformer.training.averaging import average_checkpoints, mix_checkpoints
     from voxformer.training.storage import numbered_checkpoints
 
     found = {"best evaluation": best_of(run)}
@@ -159,7 +171,13 @@ def candidates(run: Path, average: Path) -> dict[str, Path]:
         found["last step"] = run / "latest.pt"
     steps = numbered_checkpoints(run, "step")[-LAST:]
     if len(steps) > 1:
-        found[f"mean of the last {len(steps)}"] = average_checkpoints(steps, average)
+        mean = average_checkpoints(steps, out / "average.pt")
+        found[f"mean of the last {len(steps)}"] = mean
+    before = best_of(run.parent / STAGES[-2])
+    if before.is_file():
+        for share in MIXTURES:
+            mixture = mix_checkpoints(before, best_of(run), share, out / f"mixture-{share}.pt")
+            found[f"{share:.0%} of stage 4 in stage 3"] = mixture
     return found
 
 

@@ -10,7 +10,12 @@ import torch
 
 from voxformer.cli import main
 from voxformer.data.manifest import read_manifest
-from voxformer.training.averaging import average_checkpoints, slim_checkpoint, with_decoding
+from voxformer.training.averaging import (
+    average_checkpoints,
+    mix_checkpoints,
+    slim_checkpoint,
+    with_decoding,
+)
 from voxformer.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -44,6 +49,28 @@ def test_mean_of_the_last_steps_is_numpys_mean(run: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(dict(loaded.model.state_dict()), mean["model"])
     durations = sorted(u.duration for u in read_manifest(loaded.config.data.train_manifest))
     assert durations[-2] <= loaded.metadata["data"]["longest_seconds"] <= durations[-1]
+
+
+def test_mixture_lies_between_two_models(run: Path, tmp_path: Path) -> None:
+    first, last = numbered_checkpoints(run, "step")[0], run / "latest.pt"
+    out = mix_checkpoints(first, last, 0.25, tmp_path / "mixed.pt")
+    start, end = load_checkpoint(first)["ema"], load_checkpoint(last)["ema"]
+    mixed = load_checkpoint(out)
+    assert mixed["step"] == load_checkpoint(last)["step"]
+    for name, value in mixed["model"].items():
+        expected = 0.75 * start[name].numpy() + 0.25 * end[name].numpy()
+        torch.testing.assert_close(value.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(mixed["model"]["ctc_head.weight"], end["ctc_head.weight"])
+    # The stage before may be another.
+    other = tmp_path / "other.pt"
+    save_checkpoint(other, {**load_checkpoint(first), "stage": "ctc"})
+    again = load_checkpoint(mix_checkpoints(other, last, 0.25, tmp_path / "again.pt"))
+    torch.testing.assert_close(again["model"], mixed["model"])
+    assert again["stage"] == "hybrid"
+    state = load_checkpoint(first)
+    save_checkpoint(other, {**state, "tokens": [*state["tokens"], "x"]})
+    with pytest.raises(CheckpointError, match=r"other\.pt: not of the same run: its tokens differ"):
+        mix_checkpoints(other, last, 0.25, tmp_path / "none.pt")
 
 
 def test_a_slim_half_checkpoint_has_the_averaged_weights_and_trains_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -109,3 +110,21 @@ def tune(
         if best == before:
             break
     return Tuned(best, least, tuple(trail))
+
+
+def grid(
+    wer: Callable[[DecodingOptions], float], start: DecodingOptions, axes: Sequence[Axis]
+) -> Tuned:
+    """The best of all combinations of the options' values; the earliest of equals."""
+    names = [name for name, _ in axes]
+    trail: list[tuple[dict[str, Any], float]] = []
+    best: tuple[float, DecodingOptions] | None = None
+    for values in itertools.product(*(values for _, values in axes)):
+        changes = dict(zip(names, values, strict=True))
+        options = replace(start, **changes)
+        found = wer(options)
+        trail.append((changes, found))
+        if best is None or found < best[0]:
+            best = found, options
+    assert best is not None
+    return Tuned(best[1], best[0], tuple(trail))

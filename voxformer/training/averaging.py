@@ -50,6 +50,36 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Path:
     return _write(out, last, means)
 
 
+def mix_checkpoints(first: Path, second: Path, share: float, out: Path) -> Path:
+    """Write weights between those of a model and of what further training made of it.
+
+    Such weights can be better than both ends (Wortsman et al. 2022, "Robust fine-tuning of
+    zero-shot models"). Moving averages are taken where there are some; everything else is of the
+    second.
+
+    Args:
+        first: before.
+        second: after.
+        share: of the second, from 0 to 1.
+        out: the new checkpoint, of weights alone.
+
+    Raises:
+        CheckpointError: one cannot be used, their weights have other shapes, or `out` is one of
+            them or no file.
+    """
+    _check_place(out, [first, second])
+    before, after = load_checkpoint(first), load_checkpoint(second)
+    start, end = (state.get("ema") or state["model"] for state in (before, after))
+    _check_same_run(
+        first, {**before, "stage": after["stage"], "model": start}, {**after, "model": end}
+    )
+    mixed = {
+        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
+    return _write(out, after, mixed)
+
+
 def slim_checkpoint(path: Path, out: Path, half: bool = False) -> Path:
     """Write a checkpoint's weights alone, averaged where the run kept averages.
 
