@@ -120,7 +120,7 @@ def grid(
     trail: list[tuple[dict[str, Any], float]] = []
     best: tuple[float, DecodingOptions] | None = None
     for values in itertools.product(*(values for _, values in axes)):
-        changes = dict(zip(names, values, strict=True))
+        changes: dict[str, Any] = dict(zip(names, values, strict=True))
         options = replace(start, **changes)
         found = wer(options)
         trail.append((changes, found))
