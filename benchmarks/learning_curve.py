@@ -23,7 +23,8 @@ from svg import COLOURS, curve, page, percent_axis, percent_steps
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.results import write_json
 from voxformer.recipe import STAGES, best_of
-from voxformer.training.checkpoint import load_checkpoint
+from voxformer.text.atomic import write_atomically
+from voxformer.training.checkpoint import CheckpointError, load_checkpoint
 
 COLUMNS = ("stage", "step", "speech heard, h", "minutes", "mode", "WER on dev", "insertions")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 60, 170, 40, 50
@@ -38,14 +39,16 @@ def points_of(run: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no trained stage.
+        CheckpointError: of a stage there are weights alone.
     """
     points: list[dict[str, Any]] = []
     before = 0.0
     for folder in [run / "checkpoints" / stage for stage in STAGES]:
-        checkpoint = folder / "latest.pt" if (folder / "latest.pt").is_file() else best_of(folder)
-        if not checkpoint.is_file():
+        if not best_of(folder).is_file():
             continue
-        state = load_checkpoint(checkpoint)
+        if not (folder / "latest.pt").is_file():
+            raise CheckpointError(f"{folder}: no latest.pt, which knows how much speech was heard")
+        state = load_checkpoint(folder / "latest.pt")
         hours = hours_heard(state)
         rows = _rows(folder / "metrics.jsonl")
         an_hour_has = max(1, state["position"]["step"]) / hours if hours else math.inf
@@ -148,7 +151,7 @@ def main() -> None:
         print("  ".join(row))
     write_json(args.json, {"columns": COLUMNS, "rows": rows, "points": points, **circumstances()})
     if args.svg:
-        args.svg.write_text(plot(points, args.title), "utf-8")
+        write_atomically(args.svg, plot(points, args.title))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from voxformer.data.manifest import Utterance, write_manifest
+from voxformer.training.checkpoint import CheckpointError
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -88,4 +89,9 @@ def test_the_plot_has_a_curve_for_each_mode(learning_curve, run):
 
 def test_a_folder_without_stages_is_one_line(learning_curve, tmp_path):
     with pytest.raises(FileNotFoundError, match="no stage with evaluations"):
+        learning_curve.points_of(tmp_path)
+    stage = tmp_path / "checkpoints" / "stage2"
+    stage.mkdir(parents=True)
+    (stage / "best.pt").touch()
+    with pytest.raises(CheckpointError, match=r"stage2: no latest\.pt, which knows how much"):
         learning_curve.points_of(tmp_path)

@@ -130,7 +130,7 @@ def _read_decoding(path: Path, values: dict[str, Any]) -> DecodingOptions:
     if name not in values["files"]:
         raise BundleError(
             f"{path / MANIFEST_NAME}: decoding.language_model: {name!r} is not among its files; "
-            "export it again with --lm, or name another one with --lm where it is used"
+            "export it again with --lm"
         )
     return replace(decoding, language_model=str(path / name))
 

@@ -23,6 +23,7 @@ from voxformer.decoding import (
     ctc_greedy,
     ctc_greedy_top_k,
 )
+from voxformer.runtime.bundle import MANIFEST_NAME
 from voxformer.runtime.engine import Encoded, Engine, FloatArray, IntArray, TopTokens
 from voxformer.runtime.options import (
     MODES,
@@ -230,7 +231,7 @@ def _make_ctc_decoder(
 
 def _load_language_model(path: str) -> NgramLanguageModel:
     """A bundle's own leaves no file in the bundle, which may be read-only and is vouched for."""
-    of_a_bundle = (Path(path).parent / "bundle.json").is_file()
+    of_a_bundle = (Path(path).parent / MANIFEST_NAME).is_file()
     return NgramLanguageModel.load(path, cache=not of_a_bundle)
 
 

@@ -37,7 +37,7 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Path:
     for path in paths:
         state = load_checkpoint(path)
         if last:
-            _check_same_run(path, state, last)
+            _check_alike(path, state, last, same_stage=True)
         for name, value in state["model"].items():
             if value.is_floating_point():
                 # float64, so that the order of the files does not matter to float32 precision.
@@ -69,10 +69,8 @@ def mix_checkpoints(first: Path, second: Path, share: float, out: Path) -> Path:
     """
     _check_place(out, [first, second])
     before, after = load_checkpoint(first), load_checkpoint(second)
+    _check_alike(first, before, after)
     start, end = (state.get("ema") or state["model"] for state in (before, after))
-    _check_same_run(
-        first, {**before, "stage": after["stage"], "model": start}, {**after, "model": end}
-    )
     mixed = {
         name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
         for name, value in end.items()
@@ -128,8 +126,10 @@ def _write(out: Path, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     return out
 
 
-def _check_same_run(path: Path, state: Mapping[str, Any], last: Mapping[str, Any]) -> None:
-    for key in ("stage", "tokens"):
+def _check_alike(
+    path: Path, state: Mapping[str, Any], last: Mapping[str, Any], same_stage: bool = False
+) -> None:
+    for key in ("stage", "tokens") if same_stage else ("tokens",):
         if state.get(key) != last.get(key):
             raise CheckpointError(f"{path}: not of the same run: its {key} differs")
     shapes = {name: value.shape for name, value in state["model"].items()}

@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate, on AdamW's scale.
         momentum: decay of the gradient's moving average (Nesterov).
         weight_decay: decoupled.
-        bfloat16: orthogonalise in it on a CPU too, which halves the time where the CPU has it.
+        bfloat16: orthogonalise in it on a CPU too, which is faster where that has it.
     """
 
     def __init__(

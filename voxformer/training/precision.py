@@ -61,8 +61,8 @@ class Precision:
             if self.name in HALF:
                 contexts.enter_context(torch.autocast(self.device.type, dtype=HALF[self.name]))
             if self._plain_attention:
-                # The backward pass of torch's fused attention is slow in bf16 on a CPU: with plain
-                # products a step takes a tenth less.
+                # The backward pass of torch's fused attention is slower in bf16 on a CPU than plain
+                # products.
                 contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
@@ -119,7 +119,7 @@ def _has_bf16() -> bool:
 
 def _emulates_bf16() -> bool:
     """Whether the CPU is an x86-64 without the instructions; of others torch does not tell."""
-    tell = getattr(torch.cpu, "get_capabilities", None)  # not in torch 2.9
+    tell = getattr(torch.cpu, "get_capabilities", None)  # not in every torch that is taken
     capabilities: dict[str, Any] = tell() if tell else {}
     if capabilities.get("architecture") != "x86_64":
         return False
