@@ -39,6 +39,7 @@ from .engines import add_engines, load_target
 from .errors import ExportRefused
 from .onnx_export import OPSET, Exporter, export_graphs
 from .precision import PRECISIONS, Precision
+from .shared import share_weights
 from .top_k import check_k, keep_best
 
 GATE_UTTERANCES = 200
@@ -188,6 +189,8 @@ def export_bundle(
         wer = None if verdict.evaluation is None else _wer_of(verdict.evaluation, manifest)
         _write(folder / TOKENS_NAME, "".join(f"{token}\n" for token in tokens))
         names = [TOKENS_NAME, *GRAPH_NAMES]
+        if shared := share_weights(folder, GRAPH_NAMES[1:]):
+            names.append(shared)
         if options.language_model is not None:
             names.append(_copy_language_model(options.language_model, folder))
             options = replace(options, language_model=names[-1])

@@ -43,7 +43,7 @@ def test_bundle_says_what_is_in_it_and_where_it_comes_from(model, vocabulary, co
     )
     values = json.loads((out / "bundle.json").read_text("utf-8"))
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        (*GRAPHS, "bundle.json", "tokens.txt")
+        (*GRAPHS, "decoder.weights", "bundle.json", "tokens.txt")
     )
     for name, entry in values["files"].items():
         assert entry == {
@@ -98,7 +98,9 @@ def test_language_model_becomes_part_of_the_bundle(exports, model, vocabulary, c
     values = json.loads((out / "bundle.json").read_text("utf-8"))
     assert values["format_version"] == 3
     assert values["decoding"]["language_model"] == "language-model.arpa"
-    assert sorted(values["files"]) == sorted((*GRAPHS, "tokens.txt", "language-model.arpa"))
+    assert sorted(values["files"]) == sorted(
+        (*GRAPHS, "decoder.weights", "tokens.txt", "language-model.arpa")
+    )
     recognizer = Recognizer.load(out)
     assert recognizer.options.language_model == str(out / "language-model.arpa")
     assert (recognizer.options.lm_weight, recognizer.options.word_bonus) == (0.7, 1.0)
