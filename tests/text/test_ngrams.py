@@ -65,7 +65,7 @@ class Definition:
 
 def load(folder: Path, sentences: list[str], order: int) -> NgramLanguageModel:
     path = folder / "lm.arpa"
-    path.write_text("".join(train_ngrams(sentences, order)), encoding="utf-8")
+    path.write_text("".join(train_ngrams(sentences, order, decimals=7)), encoding="utf-8")
     return NgramLanguageModel.load(path, cache=False)
 
 
@@ -100,6 +100,21 @@ def test_what_follows_any_context_adds_up_to_one(
     assert total == pytest.approx(1.0, abs=1e-4)
 
 
+def test_logarithms_have_three_decimals_unless_more_are_asked_for() -> None:
+    sentences = ["a b c", "a b", "b c a b"]
+    lines = zip(train_ngrams(sentences, 3), train_ngrams(sentences, 3, decimals=7), strict=True)
+    columns = 0
+    for short, long in lines:
+        for rounded, exact in zip(short.split(), long.split(), strict=True):
+            if "." not in exact:
+                assert rounded == exact
+                continue
+            assert len(rounded.partition(".")[2]) <= 3
+            assert float(rounded) == pytest.approx(float(exact), abs=5.1e-4)
+            columns += 1
+    assert columns > 20
+
+
 @settings(deadline=None, max_examples=40)
 @given(sentences=sentences_of, order=st.integers(2, 4), prune=st.integers(1, 2), asked=sentences_of)
 def test_pruned_ngrams_leave_their_share_to_the_shorter_ones(
@@ -111,7 +126,7 @@ def test_pruned_ngrams_leave_their_share_to_the_shorter_ones(
 ) -> None:
     folder = tmp_path_factory.mktemp("lm")
     path = folder / "pruned.arpa"
-    path.write_text("".join(train_ngrams(sentences, order, prune)), encoding="utf-8")
+    path.write_text("".join(train_ngrams(sentences, order, prune, decimals=7)), encoding="utf-8")
     pruned = NgramLanguageModel.load(path, cache=False)
     whole = load(folder, sentences, order)
     counts = Definition(sentences, order).counts(order)
@@ -152,7 +167,7 @@ def test_a_pruned_bigram_worked_out_by_hand(tmp_path: Path) -> None:
     # As above, but b and </s> after a, once each, are gone, and with them all that a's context
     # kept for itself: p(b|a) = p(b) = 1/4.
     path = tmp_path / "lm.arpa"
-    path.write_text("".join(train_ngrams(["a b", "a"], 2, prune=1)), encoding="utf-8")
+    path.write_text("".join(train_ngrams(["a b", "a"], 2, prune=1, decimals=7)), encoding="utf-8")
     model = NgramLanguageModel.load(path, cache=False)
     scores = [math.exp(s.log_prob) for s in model.full_scores("a b")]
     assert scores == pytest.approx([0.625, 0.25, 0.375], abs=1e-6)

@@ -18,13 +18,18 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 MAX_ORDER = 6
 NEVER = -99.0
 """What an ARPA file has in place of the logarithm of zero."""
+DECIMALS = 3
+"""Of the logarithms: a probability is right to 0.12 %, which no search can tell from seven digits,
+in a compressed file of three quarters of the size."""
 
 
 class NgramError(ValueError):
     """A language model cannot be made from this text."""
 
 
-def train_ngrams(sentences: Iterable[str], order: int, prune: int = 0) -> Iterator[str]:
+def train_ngrams(
+    sentences: Iterable[str], order: int, prune: int = 0, decimals: int = DECIMALS
+) -> Iterator[str]:
     """The lines of an ARPA file.
 
     Args:
@@ -32,6 +37,7 @@ def train_ngrams(sentences: Iterable[str], order: int, prune: int = 0) -> Iterat
         order: words of the longest n-grams, from 1 to 6.
         prune: leave out n-grams of that length that occur so often or less (lmplz's `--prune 0 0 N`
             for three words); what they had goes to the shorter ones.
+        decimals: of the logarithms (to base 10) in the file.
 
     Raises:
         NgramError: there are no words, a word is one of the three that the format keeps for itself,
@@ -66,7 +72,7 @@ def train_ngrams(sentences: Iterable[str], order: int, prune: int = 0) -> Iterat
         else:
             backoffs.append({context: left[context] / totals[context] for context in totals})
         probabilities.append(found)
-    return _arpa(probabilities, backoffs)
+    return _arpa(probabilities, backoffs, decimals)
 
 
 def _count(sentences: Iterable[str], order: int) -> list[Counter[Ngram]]:
@@ -152,7 +158,9 @@ def _pruned(
 
 
 def _arpa(
-    probabilities: list[dict[Ngram, float]], backoffs: list[dict[Ngram, float]]
+    probabilities: list[dict[Ngram, float]],
+    backoffs: list[dict[Ngram, float]],
+    decimals: int,
 ) -> Iterator[str]:
     orders = [sorted(found) for found in probabilities]
     orders[0] = sorted([*orders[0], (BEGIN,)])
@@ -165,9 +173,10 @@ def _arpa(
         after = backoffs[n - 1] if n <= len(backoffs) else {}
         for ngram in ngrams:
             log10 = math.log10(found[ngram]) if ngram in found else NEVER
-            line = f"{log10:.7g}\t{' '.join(ngram)}"
+            line = f"{round(log10, decimals):.9g}\t{' '.join(ngram)}"
             backoff = after.get(ngram, 1.0)
             if n < len(orders):
-                line += f"\t{math.log10(backoff) if backoff > 0.0 else NEVER:.7g}"
+                log10 = math.log10(backoff) if backoff > 0.0 else NEVER
+                line += f"\t{round(log10, decimals):.9g}"
             yield line + "\n"
     yield "\n\\end\\\n"
