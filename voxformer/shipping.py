@@ -30,10 +30,10 @@ PLAIN_AXES = (
 LM_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 WORD_BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Each with each, since a word's bonus makes up for what the language model takes off it."""
-LM_AXES = (("ctc_weight", (0.3, 0.5, 0.7, 0.9)),)
-LM_BEAM = 100
+LM_AXES = (("ctc_weight", (0.3, 0.5, 0.7, 0.9)), ("n_best", (10, 30)))
+LM_BEAM = 300
 """Hypotheses of the search with a language model, at least, which has more to choose from."""
-LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "ctc_weight")
+LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "n_best", "ctc_weight")
 MIXTURES = (0.3, 0.5, 0.7)
 """Shares of stage 4's weights in mixtures with those that it began with."""
 NO_BUNDLE = "not written: "
