@@ -111,10 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hours = sum(u.duration for utterances in part.values() for u in utterances) / 3600
         found = figures_of(folder, plan.corpus.dev, args.utterances)
         points.append({"size": point.size, "asked_hours": point.hours, "hours": hours, **found})
-        _write(args, settings, points)
+        _write(args, recipe, settings, points)
         for row in rows_of(points[-1:]):
             print("  ".join(row), flush=True)
-    _write(args, settings, points)
+    _write(args, recipe, settings, points)
     return 0
 
 
@@ -171,7 +171,8 @@ def _train(
     Raises:
         StageFailed: it was stopped.
     """
-    stage, budget = args.stage, recipe.stages[args.stage]
+    stage = args.stage
+    budget = recipe.budgets(args.scale)[stage]
     hours = args.audio_hours or SPARE * budget.audio_hours * args.minutes / budget.minutes
     # As many epochs of as many hours for every point: the schedules are the same, too.
     epochs = max(1, round(hours / plan.hours[stage]))
@@ -203,14 +204,19 @@ def _train(
 
 
 def _write(
-    args: argparse.Namespace, settings: Mapping[str, Any], points: list[dict[str, Any]]
+    args: argparse.Namespace,
+    recipe: Recipe,
+    settings: Mapping[str, Any],
+    points: list[dict[str, Any]],
 ) -> None:
     """The JSON with its table, and the plots."""
     budget = f"{args.minutes:g} minutes in steps" if args.minutes else f"{args.audio_hours:g} h"
     what = f"{args.stage} of configs/{args.recipe}, {budget} each"
     note = f"{what}, without a language model."
     if args.scale:
-        note += f" At the scale `{args.scale}`: the error rates mean nothing."
+        note += f" At the scale `{args.scale}`."
+        if recipe.scales[args.scale].utterances is not None:
+            note += " The error rates mean nothing."
     if args.svg:
         mode = next(m for m in PLOTTED if all(m in point["modes"] for point in points))
         for across, words in LABELS.items():

@@ -106,6 +106,11 @@ class Recipe(Section):
     scales: dict[str, Scale] = Field(default_factory=dict)
     """By the name that `--scale` takes."""
 
+    def budgets(self, scale: str | None = None) -> dict[str, PlannedStage]:
+        """Of the stages that are run, at full scale or at one of `scales`."""
+        own = None if scale is None else self.scales[scale].stages
+        return dict(self.stages if own is None else own)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -219,10 +224,9 @@ def make_plan(
             raise DataError(f"{text}: no such text; the recipe {name} wants it")
     copies = 1 if chosen else recipe.epoch_copies
     weights = {key: value.weights for key, value in sets.items()}
-    budgets = dict(recipe.stages)
+    budgets = recipe.budgets(scale)
     if chosen:
         weights.update({key: value for key, value in chosen.weights.items() if key in sets})
-        budgets = dict(chosen.stages or budgets)
     by_stage = {
         stage: tuple(
             (manifests[key], copies * of_set[number])
