@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voxformer.cli import main
 from voxformer.decoding import NgramLanguageModel
 from voxformer.text.ngrams import NgramError, train_ngrams
 
@@ -188,3 +190,22 @@ def test_a_pruned_bigram_worked_out_by_hand(tmp_path: Path) -> None:
 def test_what_makes_no_model_is_refused(sentences: list[str], order: int, message: str) -> None:
     with pytest.raises(NgramError, match=message):
         train_ngrams(sentences, order)
+
+
+def test_the_command_tells_the_perplexity_worked_out_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text("a b\na\n", "utf-8")
+    rows = [{"id": str(i), "audio_filepath": "x.wav", "duration": 1.0} for i in range(2)]
+    spoken = zip(rows, ("A, b!", "zebra"), strict=True)
+    (tmp_path / "test.jsonl").write_text(
+        "".join(json.dumps({**row, "text": text}) + "\n" for row, text in spoken), "utf-8"
+    )
+    command = ["lm", "--text", str(tmp_path / "text"), "--order", "2"]
+    command += ["--test", str(tmp_path / "test.jsonl"), "--out", str(tmp_path / "lm.arpa")]
+    assert main(command) == 0
+    # As above: a, b and </s>; then zebra, of which nothing is known after <s> but that it is
+    # unknown (half of a quarter, half of which is left for it), and </s> after it: .375.
+    products = 0.625 * 0.375 * 0.6875 * (0.5 * 0.125) * 0.375
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(f"perplexity {products ** (-1 / 5):.1f}, 20.00% of 5 unknown")

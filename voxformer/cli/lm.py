@@ -26,12 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out longest n-grams that occur so often or less, for a smaller file",
     )
     parser.add_argument("--tokenizer", help="over this tokenizer's pieces (--lm-unit token)")
+    parser.add_argument(
+        "--test", metavar="MANIFEST", help="tell the model's perplexity on these texts"
+    )
     parser.add_argument("--out", required=True, help="ARPA file; compressed if it ends with .gz")
 
 
 def run(args: argparse.Namespace) -> int:
     """Count, smooth and write."""
-    from voxformer.data.language_model import write_language_model
+    from voxformer.data.language_model import tell_perplexity, write_language_model
 
     print(
         write_language_model(
@@ -43,4 +46,6 @@ def run(args: argparse.Namespace) -> int:
             prune=args.prune,
         )
     )
+    if args.test is not None:
+        print(tell_perplexity(args.out, args.test, args.tokenizer))
     return 0

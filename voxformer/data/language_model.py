@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from voxformer.data.manifest import DataError, read_manifest
+from voxformer.decoding import NgramLanguageModel
 from voxformer.text import Tokenizer, normalise
 from voxformer.text.atomic import write_atomically
 from voxformer.text.ngrams import train_ngrams
@@ -40,12 +42,7 @@ def write_language_model(
     """
     if not texts and not manifests:
         raise DataError("name a text with --text, or a manifest with --manifest")
-    sentences = [normalise(line) for line in _lines(texts, manifests)]
-    if tokenizer is not None:
-        pieces = Tokenizer.load(tokenizer)
-        units = [" ".join(pieces.tokens[i] for i in pieces.encode(s)) for s in sentences if s]
-    else:
-        units = [s for s in sentences if s]
+    units = _units(_lines(texts, manifests), tokenizer)
     content = "".join(train_ngrams(units, order, prune)).encode("utf-8")
     if Path(out).suffix == ".gz":
         content = gzip.compress(content, mtime=0)  # the same bytes from the same text
@@ -53,6 +50,39 @@ def write_language_model(
     count = sum(len(unit.split()) for unit in units)
     what = "words" if tokenizer is None else "pieces"
     return f"{os.fspath(out)}: {order}-grams from {count} {what} in {len(units)} sentences"
+
+
+def tell_perplexity(
+    model: str | os.PathLike[str], manifest: str, tokenizer: str | None = None
+) -> str:
+    """A line on how well a model foresees a manifest's texts, its end marks counted as words.
+
+    Args:
+        model: the ARPA file.
+        manifest: JSONL.
+        tokenizer: as for `write_language_model`.
+
+    Raises:
+        DataError: the manifest cannot be used, or has no words.
+    """
+    ngrams = NgramLanguageModel.load(model, cache=False)
+    scores = [
+        s for unit in _units(_lines([], [manifest]), tokenizer) for s in ngrams.full_scores(unit)
+    ]
+    if not scores:
+        raise DataError(f"{manifest}: no words to test the model on")
+    perplexity = math.exp(-sum(score.log_prob for score in scores) / len(scores))
+    unknown = sum(score.oov for score in scores) / len(scores)
+    return f"{manifest}: perplexity {perplexity:.1f}, {unknown:.2%} of {len(scores)} unknown"
+
+
+def _units(lines: Iterable[str], tokenizer: str | None) -> list[str]:
+    """Normalised sentences, or their pieces, parted by spaces; without empty ones."""
+    sentences = [sentence for line in lines if (sentence := normalise(line))]
+    if tokenizer is None:
+        return sentences
+    pieces = Tokenizer.load(tokenizer)
+    return [" ".join(pieces.tokens[i] for i in pieces.encode(s)) for s in sentences]
 
 
 def _lines(texts: Sequence[str], manifests: Sequence[str]) -> Iterator[str]:

@@ -92,9 +92,7 @@ def tune(
         key = tuple(float(getattr(options, name)) for name, _ in axes)
         if key not in known:
             known[key] = wer(options)
-            trail.append(
-                ({name: value for (name, _), value in zip(axes, key, strict=True)}, known[key])
-            )
+            trail.append(({name: getattr(options, name) for name, _ in axes}, known[key]))
         return known[key]
 
     best, least = start, score(start)
