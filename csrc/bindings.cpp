@@ -225,6 +225,11 @@ void BindHypothesis(py::module_& module) {
                                    hypothesis.confidence, hypothesis.truncated,
                                    hypothesis.bonus_score);
            })
+      .def("words",
+           [](const Hypothesis& hypothesis) -> py::object {
+             if (!hypothesis.words) return py::none();
+             return py::tuple(py::cast(*hypothesis.words));
+           })
       .def("tokens", [](const Hypothesis& hypothesis) {
         return py::make_tuple(ToTuple(hypothesis.token_ids), ToTuple(hypothesis.timesteps),
                               ToTuple(hypothesis.token_confidences),
@@ -305,6 +310,21 @@ void BindOptions(py::module_& module) {
            py::arg("length_penalty"), py::arg("repetition_penalty"));
 }
 
+// What tokens that came from no search of this model spell by its lexicon.
+std::vector<std::string> WordsOf(std::shared_ptr<FusionModel> model, const TokenIds& token_ids) {
+  if (!model->has_lexicon()) throw std::invalid_argument("there is no lexicon");
+  for (const std::int32_t token : token_ids) {
+    if (token >= 0 && static_cast<std::size_t>(token) < model->num_tokens()) continue;
+    throw std::invalid_argument("id " + std::to_string(token) + " is not in the vocabulary");
+  }
+  PrefixScorer scorer(std::move(model));
+  for (std::size_t k = 0; k < token_ids.size(); ++k) {
+    const PrefixScorer::Node node = static_cast<PrefixScorer::Node>(k);
+    scorer.Enter(node + 1, node, token_ids[k]);
+  }
+  return scorer.Words(static_cast<PrefixScorer::Node>(token_ids.size()));
+}
+
 // Hotwords come as tuples (text, token_ids, boost); one of the first two is empty.
 void BindFusion(py::module_& module) {
   py::class_<FusionOptions>(module, "FusionOptions")
@@ -316,20 +336,31 @@ void BindFusion(py::module_& module) {
            }),
            py::kw_only(), py::arg("lm_weight"), py::arg("unknown_word_bonus"),
            py::arg("word_bonus"), py::arg("lm_over_tokens"));
+  using EntryTuple = std::tuple<std::string, std::string>;
+  py::class_<Lexicon, std::shared_ptr<Lexicon>>(module, "Lexicon")
+      .def(py::init([](const std::vector<EntryTuple>& words) {
+             std::vector<Lexicon::Entry> entries;
+             entries.reserve(words.size());
+             for (const auto& [word, spelling] : words) entries.push_back({word, spelling});
+             return std::make_shared<Lexicon>(std::move(entries));
+           }),
+           py::arg("entries"));
   using HotwordTuple = std::tuple<std::string, TokenIds, double>;
   py::class_<FusionModel, std::shared_ptr<FusionModel>>(module, "FusionModel")
       .def(py::init([](std::shared_ptr<NgramModel> language_model,
                        const std::vector<std::string>& tokens,
-                       const std::vector<HotwordTuple>& hotwords, const FusionOptions& options) {
+                       const std::vector<HotwordTuple>& hotwords, const FusionOptions& options,
+                       std::shared_ptr<Lexicon> lexicon) {
              std::vector<Hotword> phrases;
              for (const auto& [text, token_ids, boost] : hotwords) {
                phrases.push_back({text, token_ids, boost});
              }
              return std::make_shared<FusionModel>(std::move(language_model), tokens, phrases,
-                                                  options);
+                                                  options, std::move(lexicon));
            }),
            py::kw_only(), py::arg("language_model"), py::arg("tokens"), py::arg("hotwords"),
-           py::arg("options"));
+           py::arg("options"), py::arg("lexicon") = nullptr)
+      .def("words", &WordsOf, py::arg("token_ids"));
 }
 
 void BindBatchDecoder(py::module_& module) {

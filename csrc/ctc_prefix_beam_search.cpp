@@ -22,6 +22,13 @@ constexpr int kFramesInLogarithms = 16;
 // Where no more tokens pass, a better bound costs more than it saves.
 constexpr std::size_t kFewTokens = 6;
 
+// A gain as what masses are multiplied by, and a margin for the rounding of factors.
+template <class Numbers>
+double GainBound(double log_gain) noexcept {
+  return Numbers::kLogarithms ? log_gain + 1e-9 * (1.0 + std::fabs(log_gain))
+                              : Factor(log_gain) * (1.0 + 1e-9);
+}
+
 // Whether `token` is one of `boosted`, which are in ascending order.
 bool Holds(Span<const BoostedToken> boosted, std::int32_t token) noexcept {
   const auto found =
@@ -371,17 +378,17 @@ template <class Numbers>
 bool CtcPrefixBeamSearch::Collect(Span<const float> row, double floor) {
   const std::vector<double>& weights = Numbers::kLogarithms ? passed_log_probs_ : passed_weights_;
   double largest_gain = Numbers::kLogarithms ? log_gain_ : gain_;
-  if (scorer_) {
-    // The margin is for the rounding of factors.
-    largest_gain = Numbers::kLogarithms ? largest_gain_ + 1e-9 * (1.0 + std::fabs(largest_gain_))
-                                        : Factor(largest_gain_) * (1.0 + 1e-9);
-  }
+  if (scorer_) largest_gain = GainBound<Numbers>(largest_gain_);
   for (std::size_t i = 0; i < beam_.size; ++i) {
     const Span<const BoostedToken> boosted =
         scorer_ ? scorer_->BoostedTokens(beam_.node[i]) : Span<const BoostedToken>();
+    double largest = largest_gain;
+    if (scorer_ && scorer_->has_lexicon()) {
+      largest = GainBound<Numbers>(log_gain_ + scorer_->LargestGain(beam_.node[i]));
+    }
     for (std::size_t k = 0; k < passed_.size(); ++k) {
       // The most that this token or any after it can have.
-      const double most = Numbers::Times(Numbers::Times(beam_.total[i], weights[k]), largest_gain);
+      const double most = Numbers::Times(Numbers::Times(beam_.total[i], weights[k]), largest);
       if (most < floor) break;
       const std::int32_t token = passed_[k].token;
       if (Holds(boosted, token)) continue;
@@ -415,6 +422,7 @@ bool CtcPrefixBeamSearch::Collect(Span<const float> row, double floor) {
 template <class Numbers>
 bool CtcPrefixBeamSearch::Extend(std::size_t place, std::int32_t token, double weight,
                                  double log_gain, double* floor) {
+  if (log_gain == kLogZero) return true;  // the lexicon has no such word
   const double before = token == beam_.last[place] ? beam_.blank[place] : beam_.total[place];
   double gain = log_gain;
   if constexpr (!Numbers::kLogarithms) {
@@ -532,6 +540,7 @@ std::vector<Hypothesis> CtcPrefixBeamSearch::Results() {
     Hypothesis impossible;
     impossible.score = kLogZero;
     impossible.ctc_score = kLogZero;
+    if (scorer_ && scorer_->has_lexicon()) impossible.words.emplace();
     return {impossible};
   }
   struct Scored {
@@ -570,6 +579,7 @@ std::vector<Hypothesis> CtcPrefixBeamSearch::Results() {
     hypotheses[i].score = scored[i].score;
     hypotheses[i].lm_score = scored[i].earned.lm_score;
     hypotheses[i].bonus_score = scored[i].earned.bonus_score;
+    if (scorer_ && scorer_->has_lexicon()) hypotheses[i].words = scorer_->Words(scored[i].node);
   }
   return hypotheses;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "refuse.h"
@@ -32,6 +33,11 @@ std::vector<std::int32_t> Symbols(const std::string& text) {
   return symbols;
 }
 
+// With a lexicon: what is lent is no less than this, so that the largest gain stays moderate where
+// a model has no probability for unknown words; and choices among homophones that a prefix keeps.
+constexpr double kLeastAhead = -20.0;
+constexpr std::size_t kMostHistories = 8;
+
 // Sums of numbers up to this size can be taken off a score again.
 constexpr double kLargest = 1e9;
 
@@ -58,19 +64,25 @@ void FusionOptions::Validate() const {
 
 FusionModel::FusionModel(std::shared_ptr<const NgramModel> language_model,
                          const std::vector<std::string>& tokens,
-                         const std::vector<Hotword>& hotwords, const FusionOptions& options)
-    : options_(options), language_model_(std::move(language_model)) {
+                         const std::vector<Hotword>& hotwords, const FusionOptions& options,
+                         std::shared_ptr<const Lexicon> lexicon)
+    : options_(options), language_model_(std::move(language_model)), lexicon_(std::move(lexicon)) {
   options_.Validate();
-  if (tokens.empty() && (language_model_ || options_.word_bonus != 0.0)) {
-    Refuse("a language model and word_bonus need the texts of the tokens");
+  if (tokens.empty() && (language_model_ || lexicon_ || options_.word_bonus != 0.0)) {
+    Refuse("a language model, a lexicon and word_bonus need the texts of the tokens");
+  }
+  if (lexicon_ && options_.lm_over_tokens) {
+    Refuse("a lexicon is for a language model over words, not over tokens");
   }
   AddTokens(tokens);
+  if (lexicon_) AddLexicon();
   if (!hotwords.empty()) AddHotwords(hotwords);
 }
 
 void FusionModel::AddTokens(const std::vector<std::string>& tokens) {
   tokens_.resize(tokens.size());
-  const bool by_words = (language_model_ && !options_.lm_over_tokens) || options_.word_bonus != 0.0;
+  const bool by_words =
+      (language_model_ && !options_.lm_over_tokens) || lexicon_ || options_.word_bonus != 0.0;
   for (std::size_t id = 0; id < tokens.size(); ++id) {
     Token& token = tokens_[id];
     std::string text = WithSpaces(tokens[id]);
@@ -82,9 +94,9 @@ void FusionModel::AddTokens(const std::vector<std::string>& tokens) {
     words_within_tokens_ = words_within_tokens_ || has_space;
     if (by_words && has_space) {
       Refuse("token ", id, " ('", tokens[id],
-             "') is of more than one word, which word_bonus and a language model over words cannot "
-             "count",
-             options_.word_bonus == 0.0 ? "; set lm_unit='token'" : "");
+             "') is of more than one word, which word_bonus, a lexicon and a language model over "
+             "words cannot count",
+             options_.word_bonus == 0.0 && !lexicon_ ? "; set lm_unit='token'" : "");
     }
     if (language_model_ && options_.lm_over_tokens) token.word = language_model_->Find(tokens[id]);
     token.text = std::move(text);
@@ -136,6 +148,42 @@ void FusionModel::AddHotwords(const std::vector<Hotword>& hotwords) {
   boosted_ = std::vector<std::atomic<const std::vector<BoostedToken>*>>(hotwords_->size());
 }
 
+// What the language model says of each word by itself, and the best of that by node.
+void FusionModel::AddLexicon() {
+  if (!words_have_edges_) Refuse("a lexicon needs tokens that begin with a space, as words do");
+  const std::size_t entries = lexicon_->num_entries();
+  std::vector<double> alone(entries, 0.0);
+  lexicon_words_.resize(entries, NgramModel::kUnknown);
+  for (std::size_t i = 0; i < entries && language_model_; ++i) {
+    const NgramModel::WordId word =
+        language_model_->Find(lexicon_->word(static_cast<std::int32_t>(i)));
+    lexicon_words_[i] = word;
+    NgramModel::State after{};
+    alone[i] = language_model_->Score(language_model_->EmptyState(), word, &after);
+    if (word == NgramModel::kUnknown) alone[i] += options_.unknown_word_bonus;
+  }
+  best_ahead_.assign(lexicon_->num_nodes(), -1);
+  const auto offer = [&](std::size_t node, std::int32_t entry) {
+    std::int32_t& best = best_ahead_[node];
+    const double log_prob = alone[static_cast<std::size_t>(entry)];
+    // Of equals the earlier one.
+    if (best < 0 || log_prob > alone[static_cast<std::size_t>(best)] ||
+        (log_prob == alone[static_cast<std::size_t>(best)] && entry < best)) {
+      best = entry;
+    }
+  };
+  for (std::size_t n = lexicon_->num_nodes(); n-- > 0;) {
+    const Lexicon::Node node = static_cast<Lexicon::Node>(n);
+    for (const std::int32_t entry : lexicon_->Ending(node)) offer(n, entry);
+    const Lexicon::Node parent = lexicon_->parent(node);
+    if (parent != Lexicon::kNone) offer(static_cast<std::size_t>(parent), best_ahead_[n]);
+  }
+  ahead_.reserve(best_ahead_.size());
+  for (const std::int32_t entry : best_ahead_) {
+    ahead_.push_back(std::clamp(alone[static_cast<std::size_t>(entry)], kLeastAhead, 0.0));
+  }
+}
+
 FusionModel::HotwordState FusionModel::Follow(HotwordState state, std::int32_t token,
                                               double* completed) const noexcept {
   if (tokens_.empty()) {
@@ -185,6 +233,11 @@ PrefixScorer::PrefixScorer(std::shared_ptr<const FusionModel> model)
     : model_(std::move(model)),
       // No ln p is above 0, see Ask().
       largest_gain_(std::max(0.0, model_->options_.word_bonus)) {
+  if (model_->lexicon_ && model_->language_model_) {
+    // A word may be more probable after those before it than what was lent to it.
+    const double least = *std::min_element(model_->ahead_.begin(), model_->ahead_.end());
+    largest_gain_ = std::max(0.0, model_->options_.word_bonus - model_->options_.lm_weight * least);
+  }
   Start();
 }
 
@@ -192,6 +245,11 @@ void PrefixScorer::Start() {
   entries_.assign(1, Entry());
   Entry& root = entries_[0];
   if (model_->language_model_) root.context = model_->language_model_->BeginState();
+  histories_.clear();
+  if (model_->lexicon_) {
+    histories_.emplace_back();
+    histories_[0].context = root.context;
+  }
   // The beginning is an edge of the first word, whether or not its token begins with a space.
   if (model_->hotwords_ && model_->words_have_edges_) {
     root.hotword = model_->hotwords_->Next(HotwordAutomaton::kStart, kSpace);
@@ -201,14 +259,47 @@ void PrefixScorer::Start() {
 double PrefixScorer::Gain(Node node, std::int32_t token) {
   Entry& entry = At(node);
   const Step step = StepTo(&entry, token);
-  double gain = model_->options_.lm_weight * step.lm_score + step.bonus_score;
+  double gain = GainOf(entry, step);
   if (model_->hotwords_) gain += model_->HotwordGain(entry.hotword, token);
   return gain;
 }
 
 double PrefixScorer::Gain(Node node, const BoostedToken& boosted) {
-  const Step step = StepTo(&At(node), boosted.token);
-  return model_->options_.lm_weight * step.lm_score + step.bonus_score + boosted.gain;
+  Entry& entry = At(node);
+  const Step step = StepTo(&entry, boosted.token);
+  return GainOf(entry, step) + boosted.gain;
+}
+
+double PrefixScorer::LargestGain(Node node) {
+  if (!model_->lexicon_) return largest_gain_;
+  // Within a word what is lent only becomes less.
+  Entry& entry = At(node);
+  if (!entry.word_has_text || model_->lexicon_->Ending(entry.spelled).empty()) return 0.0;
+  ScoreWord(&entry);
+  const double ahead = Ahead(true, entry.spelled);
+  return std::max(0.0, model_->options_.lm_weight * (entry.word_lm_score - ahead) +
+                           model_->options_.word_bonus);
+}
+
+// What a step adds, without hotwords.
+double PrefixScorer::GainOf(const Entry& entry, const Step& step) const noexcept {
+  double lm_score = step.lm_score;
+  if (model_->lexicon_) {
+    const bool possible = step.spelled != Lexicon::kNone &&
+                          (!step.ends_word || !model_->lexicon_->Ending(entry.spelled).empty());
+    if (!possible) return -std::numeric_limits<double>::infinity();
+    // At the root nothing is spelled yet, and all else has a word's text.
+    lm_score += Ahead(step.spelled != Lexicon::kRoot, step.spelled) -
+                Ahead(entry.word_has_text, entry.spelled);
+  }
+  return model_->options_.lm_weight * lm_score + step.bonus_score;
+}
+
+// What is lent to a word that is being spelled.
+double PrefixScorer::Ahead(bool word_has_text, Lexicon::Node spelled) const noexcept {
+  if (!word_has_text || !model_->lexicon_) return 0.0;
+  if (spelled == Lexicon::kNone) return kLeastAhead;
+  return model_->ahead_[static_cast<std::size_t>(spelled)];
 }
 
 Span<const BoostedToken> PrefixScorer::BoostedTokens(Node node) const {
@@ -226,9 +317,14 @@ PrefixScorer::Step PrefixScorer::StepTo(Entry* entry, std::int32_t token) {
   const bool lm_over_tokens = model_->language_model_ && model_->options_.lm_over_tokens;
   if (lm_over_tokens) step.lm_score = Ask(entry->context, properties.word, &step.context);
   step.begins_word = properties.begins_word;
-  if (!properties.begins_word || !entry->word_has_text) return step;
+  step.ends_word = properties.begins_word && entry->word_has_text;
+  if (model_->lexicon_) {
+    const Lexicon::Node from = properties.begins_word ? Lexicon::kRoot : entry->spelled;
+    step.spelled = model_->lexicon_->Follow(from, properties.text);
+  }
+  if (!step.ends_word) return step;
   step.bonus_score = model_->options_.word_bonus;
-  if (model_->language_model_ && !lm_over_tokens) {
+  if (model_->lexicon_ || (model_->language_model_ && !lm_over_tokens)) {
     ScoreWord(entry);
     step.lm_score = entry->word_lm_score;
     step.context = entry->after_word;
@@ -238,6 +334,8 @@ PrefixScorer::Step PrefixScorer::StepTo(Entry* entry, std::int32_t token) {
 
 void PrefixScorer::ScoreWord(Entry* entry) {
   if (entry->word_is_scored) return;
+  entry->word_is_scored = true;
+  if (model_->lexicon_) return ScoreEntries(entry);
   word_.clear();
   // Tokens from the last to the first, each put before what is there.
   const Entry* at = entry;
@@ -246,13 +344,80 @@ void PrefixScorer::ScoreWord(Entry* entry) {
   }
   entry->word_lm_score =
       Ask(entry->context, model_->language_model_->Find(word_), &entry->after_word);
-  entry->word_is_scored = true;
+}
+
+// The same with a lexicon: each word that is spelled so after each of the histories. One that is
+// not there yet counts as unknown, and is read as the most probable that begins so.
+void PrefixScorer::ScoreEntries(Entry* entry) {
+  found_.clear();
+  const bool known = entry->spelled != Lexicon::kNone;
+  Span<const std::int32_t> ending;
+  if (known) ending = model_->lexicon_->Ending(entry->spelled);
+  const std::int32_t begun =
+      known ? model_->best_ahead_[static_cast<std::size_t>(entry->spelled)] : History::kLacking;
+  const bool complete = !ending.empty();
+  if (!complete) ending = {&begun, 1};
+  for (std::int32_t h = 0; h < entry->num_histories; ++h) {
+    const std::int32_t previous = entry->first_history + h;
+    for (const std::int32_t word : ending) {
+      const History& before = histories_[static_cast<std::size_t>(previous)];
+      History after;
+      const NgramModel::WordId id =
+          complete ? model_->lexicon_words_[static_cast<std::size_t>(word)] : NgramModel::kUnknown;
+      after.lm_score = before.lm_score + Ask(before.context, id, &after.context);
+      after.previous = previous;
+      after.entry = word;
+      after.begun = !complete;
+      const auto same = std::find_if(found_.begin(), found_.end(), [&](const History& other) {
+        return other.context == after.context;
+      });
+      if (same == found_.end()) {
+        found_.push_back(after);
+      } else if (after.lm_score > same->lm_score) {
+        *same = after;
+      }
+    }
+  }
+  std::stable_sort(found_.begin(), found_.end(),
+                   [](const History& a, const History& b) { return a.lm_score > b.lm_score; });
+  if (found_.size() > kMostHistories) found_.resize(kMostHistories);
+  entry->first_after = static_cast<std::int32_t>(histories_.size());
+  entry->num_after = static_cast<std::int32_t>(found_.size());
+  histories_.insert(histories_.end(), found_.begin(), found_.end());
+  entry->word_lm_score = found_[0].lm_score - entry->lm_score;
+  entry->after_word = found_[0].context;
+}
+
+// The history that is best with </s> after it, and its ln p with that.
+std::int32_t PrefixScorer::BestHistory(Entry* entry, double* lm_score) {
+  std::int32_t first = entry->first_history;
+  std::int32_t count = entry->num_histories;
+  if (entry->word_has_text) {
+    ScoreWord(entry);
+    first = entry->first_after;
+    count = entry->num_after;
+  }
+  std::int32_t best = first;
+  *lm_score = -std::numeric_limits<double>::infinity();
+  for (std::int32_t h = first; h < first + count; ++h) {
+    const History& history = histories_[static_cast<std::size_t>(h)];
+    NgramModel::State after{};
+    double sum = history.lm_score;
+    if (model_->language_model_) {
+      sum += Ask(history.context, model_->language_model_->end_id(), &after);
+    }
+    if (sum <= *lm_score) continue;
+    best = h;
+    *lm_score = sum;
+  }
+  return best;
 }
 
 // ln p of a word. A file's rounding can make it more than certain, which the search's bound on what
 // a token can earn does not allow for.
 double PrefixScorer::Ask(const NgramModel::State& context, NgramModel::WordId word,
                          NgramModel::State* after) const noexcept {
+  if (!model_->language_model_) return 0.0;
   const double log_prob = std::min(0.0, model_->language_model_->Score(context, word, after));
   if (word != NgramModel::kUnknown) return log_prob;
   return std::min(0.0, log_prob + model_->options_.unknown_word_bonus);
@@ -271,6 +436,9 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
   entry.parent = parent;
   entry.token = token;
   entry.word_tokens = step.begins_word ? 1 : from.word_tokens + 1;
+  entry.spelled = step.spelled;
+  entry.first_history = step.ends_word ? from.first_after : from.first_history;
+  entry.num_histories = step.ends_word ? from.num_after : from.num_histories;
   if (!model_->tokens_.empty()) {
     const bool has_text = !model_->tokens_[static_cast<std::size_t>(token)].text.empty();
     entry.word_has_text = has_text || (from.word_has_text && !step.begins_word);
@@ -286,22 +454,25 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
 double PrefixScorer::Sum(Node node) const noexcept {
   const Entry& entry = At(node);
   const double lent = model_->hotwords_ ? model_->hotwords_->Lent(entry.hotword) : 0.0;
-  return model_->options_.lm_weight * entry.lm_score + entry.bonus_score + lent;
+  const double lm_score = entry.lm_score + Ahead(entry.word_has_text, entry.spelled);
+  return model_->options_.lm_weight * lm_score + entry.bonus_score + lent;
 }
 
 PrefixScorer::Parts PrefixScorer::AtEnd(Node node) {
   Entry& entry = At(node);
   Parts parts = {entry.lm_score, entry.bonus_score};
   NgramModel::State context = entry.context;
-  if (entry.word_has_text) {
-    parts.bonus_score += model_->options_.word_bonus;
+  if (entry.word_has_text) parts.bonus_score += model_->options_.word_bonus;
+  if (model_->lexicon_) {
+    BestHistory(&entry, &parts.lm_score);
+  } else if (entry.word_has_text) {
     if (model_->language_model_ && !model_->options_.lm_over_tokens) {
       ScoreWord(&entry);
       parts.lm_score += entry.word_lm_score;
       context = entry.after_word;
     }
   }
-  if (model_->language_model_) {
+  if (model_->language_model_ && !model_->lexicon_) {
     parts.lm_score += Ask(context, model_->language_model_->end_id(), &context);
   }
   if (model_->hotwords_ && model_->words_have_edges_) {
@@ -309,6 +480,29 @@ PrefixScorer::Parts PrefixScorer::AtEnd(Node node) {
         model_->hotwords_->Completed(model_->hotwords_->Next(entry.hotword, kSpace));
   }
   return parts;
+}
+
+std::vector<std::string> PrefixScorer::Words(Node node) {
+  std::vector<std::string> words;
+  if (!model_->lexicon_) return words;
+  double lm_score = 0.0;
+  std::int32_t history = BestHistory(&At(node), &lm_score);
+  // From the last word to the first: what is spelled, and its entry.
+  std::string spelled;
+  for (Node at = node; at >= 0 && At(at).token != PrefixTree::kNoToken; at = At(at).parent) {
+    const FusionModel::Token& token = model_->tokens_[static_cast<std::size_t>(At(at).token)];
+    spelled.insert(0, token.text);
+    const bool first = At(At(at).parent).token == PrefixTree::kNoToken;
+    if (spelled.empty() || !(token.begins_word || first)) continue;
+    const History& chosen = histories_[static_cast<std::size_t>(history)];
+    // What only begins a word is none unless the speech ends there.
+    const bool is_word = chosen.entry != History::kLacking && (!chosen.begun || words.empty());
+    words.push_back(is_word ? model_->lexicon_->word(chosen.entry) : spelled);
+    history = chosen.previous;
+    spelled.clear();
+  }
+  std::reverse(words.begin(), words.end());
+  return words;
 }
 
 }  // namespace voxformer

@@ -11,6 +11,8 @@ class RawHypothesis:
     def numbers(
         self,
     ) -> tuple[float, float | None, float | None, float, float, bool, float]: ...
+    # by a lexicon; None without one
+    def words(self) -> tuple[str, ...] | None: ...
     # token_ids, timesteps, token_confidences, token_starts, token_ends
     def tokens(
         self,
@@ -67,6 +69,10 @@ class FusionOptions:
         lm_over_tokens: bool,
     ) -> None: ...
 
+class Lexicon:
+    # pairs (word, spelling)
+    def __init__(self, entries: Sequence[tuple[str, str]]) -> None: ...
+
 class FusionModel:
     def __init__(
         self,
@@ -75,7 +81,9 @@ class FusionModel:
         tokens: Sequence[str],
         hotwords: Sequence[tuple[str, Sequence[int], float]],
         options: FusionOptions,
+        lexicon: Lexicon | None = None,
     ) -> None: ...
+    def words(self, token_ids: Sequence[int]) -> list[str]: ...
 
 class CtcBatchDecoder:
     def __init__(self, options: CtcBeamOptions, fusion: FusionModel | None = None) -> None: ...

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -68,8 +70,8 @@ def reference_beam(
 ) -> dict[Ids, float]:
     """The textbook prefix beam search, all prefixes of a frame in one dictionary.
 
-    A prefix is kept or dropped by its alignments plus what it has `earned` otherwise. A faint token
-    makes no prefix that was not there before the frame.
+    A prefix is kept or dropped by its alignments plus what it has `earned` otherwise, and one that
+    earned -inf is none. A faint token makes no prefix that was not there before the frame.
     """
     beam: dict[Ids, tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_probs.astype(float).tolist():
@@ -92,10 +94,148 @@ def reference_beam(
             for prefix, halves in summed.items()
             if log_sum(list(halves)) > -math.inf
         }
+        totals = {prefix: total for prefix, total in totals.items() if total > -math.inf}
         least = max(totals.values(), default=0.0) - beam_threshold
         kept = [prefix for prefix in ranked(totals) if totals[prefix] >= least]
         beam = {prefix: summed[prefix] for prefix in kept[:beam_size]}
     return {prefix: log_sum(list(halves)) for prefix, halves in beam.items()}
+
+
+WordLogProbs = Callable[[tuple[str, ...], bool], list[float]]
+UNKNOWN = "<unk>"
+# What a word that is being spelled is lent at least: kLeastAhead.
+LEAST_LENT = -20.0
+
+
+@dataclass
+class Pronounced:
+    """What tokens spell by a lexicon of pairs (word, spelling), and what they earn by that.
+
+    `word_log_probs(words, whole)` has ln p of each word: of a `whole` sentence after <s>, with
+    </s> after the last, and otherwise of words without any context. None without a language model.
+    """
+
+    tokens: Sequence[str]
+    entries: Sequence[tuple[str, str]]
+    word_log_probs: WordLogProbs | None = None
+    lm_weight: float = 0.0
+    word_bonus: float = 0.0
+    # Boosts by words, each of which counts however the lexicon spells them.
+    hotwords: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reading = cache(self._reading)
+        self.phrases = {
+            " ".join(way): boost
+            for words, boost in self.hotwords.items()
+            for way in itertools.product(*[self.spellings(word) for word in words.split()])
+        }
+
+    def spellings(self, word: str) -> list[str]:
+        return [spelling for other, spelling in self.entries if other == word]
+
+    def spelled_as(self, group: str) -> list[str]:
+        return [word for word, spelling in self.entries if spelling == group]
+
+    def begun_as(self, group: str) -> list[str]:
+        return [word for word, spelling in self.entries if spelling.startswith(group)]
+
+    def text(self, ids: Ids) -> str:
+        return " " + "".join(self.tokens[i] for i in ids).replace("\u2581", " ")
+
+    def closed_and_last(self, ids: Ids) -> tuple[tuple[str, ...], str]:
+        """The groups that another token has ended, and what follows them."""
+        *closed, last = self.text(ids).split(" ")
+        return tuple(group for group in closed if group), last
+
+    def groups(self, ids: Ids) -> tuple[str, ...]:
+        closed, last = self.closed_and_last(ids)
+        return (*closed, last) if last else closed
+
+    def allows(self, ids: Ids) -> bool:
+        closed, last = self.closed_and_last(ids)
+        return all(map(self.spelled_as, closed)) and (not last or bool(self.begun_as(last)))
+
+    def is_word_or_nothing(self, group: str) -> bool:
+        return bool(self.spelled_as(group)) or not self.begun_as(group)
+
+    def _reading(self, groups: tuple[str, ...], end: bool) -> float:
+        """The best ln p of words that are spelled as `groups`, with </s> where they `end`."""
+        if self.word_log_probs is None:
+            return 0.0
+        choices = [self.spelled_as(group) or [UNKNOWN] for group in groups]
+        counted = None if end else -1
+        return max(
+            sum(self.word_log_probs(words, True)[:counted]) for words in itertools.product(*choices)
+        )
+
+    def alone(self, word: str) -> float:
+        """What a word is lent while it is begun; the least probable are all alike."""
+        if self.word_log_probs is None:
+            return 0.0
+        return max(LEAST_LENT, self.word_log_probs((word,), False)[0])
+
+    def lm_score(self, ids: Ids) -> float:
+        return self.reading(self.groups(ids), True)
+
+    def boosts(self, text: str) -> float:
+        return sum(
+            boost
+            for phrase, boost in self.phrases.items()
+            for start in range(len(text))
+            if text.startswith(f" {phrase} ", start)
+        )
+
+    def bonus_score(self, ids: Ids) -> float:
+        return self.word_bonus * len(self.groups(ids)) + self.boosts(self.text(ids) + " ")
+
+    def earned(self, ids: Ids) -> float:
+        """While the search runs: closed words, and what is lent to the last and to hotwords."""
+        if not self.allows(ids):
+            return -math.inf
+        closed, last = self.closed_and_last(ids)
+        lm_score = self.reading(closed, False)
+        if last:
+            lm_score += max(map(self.alone, self.begun_as(last)))
+        text = self.text(ids)
+        lent = [
+            boost * k / len(phrase)
+            for phrase, boost in self.phrases.items()
+            for k in range(1, len(phrase) + 1)
+            if text.endswith(f" {phrase[:k]}")
+        ]
+        bonus = self.word_bonus * len(closed) + self.boosts(text) + max(lent, default=0.0)
+        return self.lm_weight * lm_score + bonus
+
+    def possible(self, group: str, is_last: bool) -> list[str]:
+        """The words that a group may be read as."""
+        begun = self.begun_as(group) if is_last else []
+        most = max(map(self.alone, begun), default=0.0)
+        probable = [word for word in begun if self.alone(word) >= most - 1e-4]
+        return self.spelled_as(group) or probable or [group]
+
+    def reads(self, ids: Ids, words: Sequence[str]) -> bool:
+        """Whether `words` are the most probable for `ids`, one for each group."""
+        groups = self.groups(ids)
+        if len(words) != len(groups):
+            return False
+        possible = [
+            self.possible(g, place == len(groups)) for place, g in enumerate(groups, start=1)
+        ]
+        if not all(word in choices for word, choices in zip(words, possible, strict=True)):
+            return False
+        spelled = [bool(self.spelled_as(group)) for group in groups]
+        if self.word_log_probs is None:
+            # Of words that sound alike, the first.
+            return all(
+                word == choices[0]
+                for word, choices, whole in zip(words, possible, spelled, strict=True)
+                if whole
+            )
+        scored = [word if whole else UNKNOWN for word, whole in zip(words, spelled, strict=True)]
+        best = self.reading(groups, True)
+        total = sum(self.word_log_probs(tuple(scored), True))
+        return total >= best - 1e-4 * max(1.0, abs(best))
 
 
 def penalised(token_log_probs: NDArray[np.float32], token_ids: Ids, penalty: float) -> float:

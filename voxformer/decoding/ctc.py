@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,8 +15,12 @@ from .. import _core
 from .arrays import as_log_probs, check_batch, check_lengths, check_token_ids, check_vocabulary
 from .hypothesis import Hypothesis, from_raw
 from .language_model import NgramLanguageModel
+from .lexicon import Lexicon
 from .options import BeamOptions, FusionOptions, RescoringOptions
 from .vocabulary import WORD_START, load_tokens, with_spaces
+
+MOST_SPELLINGS = 100
+"""Of a hotword, by a lexicon that has its words in several ways."""
 
 
 class CtcBeamDecoder:
@@ -35,12 +41,14 @@ class CtcBeamDecoder:
             of a phrase adds its boost to the score; while it is being spelled the share that is
             there is lent to the prefix, and given back if it does not go on.
         fusion: how much these count; the defaults of `FusionOptions` where None.
+        lexicon: the only words that are searched for, by how the tokens spell them; hypotheses have
+            these words. It needs `tokens`, and then hotwords are words of it.
 
     Raises:
         ValueError: num_threads is below 1; `tokens.txt` has an empty line; a hotword is empty, of
-            the wrong kind, cannot be spelled with the tokens or has the blank's id, or its boost is
-            not above 0; there is a language model or a word bonus and no `tokens`; a token is of
-            more than one word where words count.
+            the wrong kind, not in the lexicon, cannot be spelled with the tokens or has the blank's
+            id, or its boost is not above 0; there is a language model, a lexicon or a word bonus
+            and no `tokens`; a token is of more than one word where words count.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class CtcBeamDecoder:
         language_model: NgramLanguageModel | None = None,
         hotwords: Mapping[str, float] | Mapping[tuple[int, ...], float] | None = None,
         fusion: FusionOptions | None = None,
+        lexicon: Lexicon | None = None,
     ) -> None:
         self.tokens = load_tokens(tokens)
         self._pieces = with_spaces(self.tokens)
@@ -62,10 +71,15 @@ class CtcBeamDecoder:
             raise ValueError(f"num_threads is {num_threads}; it must be at least 1")
         self.num_threads = num_threads
         self.fusion = fusion if fusion is not None else FusionOptions()
+        self._has_lexicon = lexicon is not None
         self._lm_weight = 0.0 if language_model is None else self.fusion.lm_weight
         self._core_options = self.options.to_core()
         self._largest_hotword_id = _largest_id(hotwords or {}, self.options.blank_id)
-        self._core_fusion = _fusion_model(self.tokens, language_model, hotwords or {}, self.fusion)
+        if lexicon is not None:
+            hotwords = _pronounced(hotwords or {}, lexicon)
+        self._core_fusion = _fusion_model(
+            self.tokens, language_model, hotwords or {}, self.fusion, lexicon
+        )
         self._core_decoder = _core.CtcBatchDecoder(self._core_options, self._core_fusion)
 
     def decode(
@@ -141,6 +155,20 @@ class CtcBeamDecoder:
         largest = self._largest_hotword_id
         if largest >= vocab:
             raise ValueError(f"{what.format(vocab)}, but a hotword has id {largest}")
+
+    def read(self, hypothesis: Hypothesis) -> Hypothesis:
+        """A hypothesis of another search with the words that its tokens spell by the lexicon.
+
+        Of those that are spelled alike the language model chooses; what the lexicon lacks stays as
+        it is spelled. Without a lexicon it is returned as it is.
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        if self._core_fusion is None or not self._has_lexicon:
+            return hypothesis
+        words = tuple(self._core_fusion.words(hypothesis.token_ids))
+        return replace(hypothesis, words=words, text=" ".join(words))
 
     def stream(self) -> CtcStream:
         """A search of one utterance whose log-probs come in chunks, set up as this decoder is."""
@@ -340,6 +368,7 @@ def _fusion_model(
     language_model: NgramLanguageModel | None,
     hotwords: Mapping[str, float] | Mapping[tuple[int, ...], float],
     options: FusionOptions,
+    lexicon: Lexicon | None,
 ) -> _core.FusionModel | None:
     """The extension's counterpart of what scores prefixes; None where nothing does."""
     phrases: list[tuple[str, tuple[int, ...], float]] = []
@@ -351,14 +380,46 @@ def _fusion_model(
             phrases.append((" ".join(phrase.replace(WORD_START, " ").split()), (), boost))
         else:
             phrases.append(("", phrase, boost))
-    if language_model is None and not phrases and options.word_bonus == 0.0:
+    nothing = language_model is None and lexicon is None and not phrases
+    if nothing and options.word_bonus == 0.0:
         return None
     return _core.FusionModel(
         language_model=None if language_model is None else language_model.to_core(),
         tokens=tokens or [],
         hotwords=phrases,
         options=options.to_core(),
+        lexicon=None if lexicon is None else lexicon.to_core(),
     )
+
+
+def _pronounced(
+    hotwords: Mapping[str, float] | Mapping[tuple[int, ...], float], lexicon: Lexicon
+) -> dict[str, float]:
+    """Hotwords as they are spelled with tokens, in every way that the lexicon has.
+
+    Raises:
+        ValueError: the lexicon lacks a word, or has too many ways.
+    """
+    spelled: dict[str, float] = {}
+    for phrase, boost in hotwords.items():
+        if not isinstance(phrase, str):
+            raise ValueError(f"hotword {phrase!r}: with a lexicon, hotwords are texts")
+        words = phrase.replace(WORD_START, " ").split()
+        ways = [lexicon.spellings(word) for word in words]
+        for word, known in zip(words, ways, strict=True):
+            if not known:
+                raise ValueError(
+                    f"hotword {phrase!r}: the lexicon lacks {word!r}; add a line for it"
+                )
+        if math.prod(map(len, ways)) > MOST_SPELLINGS:
+            raise ValueError(
+                f"hotword {phrase!r}: the lexicon spells it in more than {MOST_SPELLINGS} ways"
+            )
+        for way in itertools.product(*ways):
+            # Of phrases that sound alike the largest boost counts.
+            sound = " ".join(way)
+            spelled[sound] = max(boost, spelled.get(sound, boost))
+    return spelled
 
 
 def available_cores() -> int:

@@ -22,7 +22,8 @@ class Hypothesis:
     """Vocabulary ids, without blanks and sentence marks."""
 
     text: str
-    """The tokens joined, `▁` as a space, stripped; empty where the decoder knows ids only."""
+    """The tokens joined, `▁` as a space, stripped, or their `words`; empty where the decoder knows
+    ids only."""
 
     score: float
     """What the hypotheses of an utterance are sorted by, best first; ties are in order of ids.
@@ -62,6 +63,9 @@ class Hypothesis:
     bonus_score: float = 0.0
     """What words and hotwords add, see `FusionOptions`."""
 
+    words: tuple[str, ...] | None = None
+    """What the tokens spell by a lexicon, a word for each of the tokens' own; None without one."""
+
     def token_times(self, frame_shift_s: float = 0.04) -> list[tuple[float, float]]:
         """Start and end of each token in seconds; empty without CTC.
 
@@ -84,8 +88,10 @@ class Hypothesis:
             if unread is not None:
                 if name in _NUMBERS:
                     values.update(zip(_NUMBERS, unread[0].numbers(), strict=True))
-                elif name in _TOKENS or name == "text":
+                elif name in _TOKENS or name in ("text", "words"):
                     _read_all(values, *unread)
+            elif name == "words":  # of a pickle from before there were lexicons
+                return values.get("words")
             if name in values:  # another thread may have been first
                 return values[name]
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -107,7 +113,7 @@ _NUMBERS = (
 _TOKENS = ("token_ids", "timesteps", "token_confidences", "token_starts", "token_ends")
 
 # A default that stands in the class would be found before the extension is asked.
-for _name in _NUMBERS:
+for _name in (*_NUMBERS, "words"):
     if _name in vars(Hypothesis):
         delattr(Hypothesis, _name)
 
@@ -127,5 +133,10 @@ def _read_all(values: dict[str, Any], raw: RawHypothesis, pieces: Sequence[str] 
     values.update(zip(_NUMBERS, raw.numbers(), strict=True))
     values.update(zip(_TOKENS, raw.tokens(), strict=True))
     token_ids = values["token_ids"]
-    values["text"] = "" if pieces is None else "".join([pieces[i] for i in token_ids]).strip()
+    words = raw.words()
+    values["words"] = words
+    if words is not None:
+        values["text"] = " ".join(words)
+    else:
+        values["text"] = "" if pieces is None else "".join([pieces[i] for i in token_ids]).strip()
     values.pop("_unread", None)
