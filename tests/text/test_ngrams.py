@@ -209,3 +209,37 @@ def test_the_command_tells_the_perplexity_worked_out_by_hand(
     products = 0.625 * 0.375 * 0.6875 * (0.5 * 0.125) * 0.375
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.endswith(f"perplexity {products ** (-1 / 5):.1f}, 20.00% of 5 unknown")
+
+
+def test_listed_words_stand_in_for_the_uniform_distribution(tmp_path: Path) -> None:
+    """Words that the text lacks share, by their frequency, what its words' discounts leave."""
+    texts = ["a b a c", "b a", "c d a b"]
+    path = tmp_path / "lm.arpa"
+    path.write_text(
+        "".join(train_ngrams(texts, 1, decimals=9, frequencies={"a": 6.0, "x": 3.0, "y": 1.0}))
+    )
+    model = NgramLanguageModel.load(path, cache=False)
+    plain = tmp_path / "plain.arpa"
+    plain.write_text("".join(train_ngrams(texts, 1, decimals=9)))
+    uniform = NgramLanguageModel.load(plain, cache=False)
+
+    def probability(ngrams: NgramLanguageModel, word: str) -> float:
+        return math.exp(ngrams.full_scores([word], bos=False, eos=False)[0].log_prob)
+
+    end = math.exp(model.score([], bos=False))
+    names = ["a", "b", "c", "d", "x", "y", "<unk>"]
+    assert sum(probability(model, word) for word in names) + end == pytest.approx(1.0)
+    # <unk> and the words that are not listed count as y does: 1 of 6 + 3 + 1 and five more.
+    assert probability(model, "x") == pytest.approx(3 * probability(model, "y"))
+    assert probability(model, "unheard-of") == pytest.approx(probability(model, "y"))
+    # What is left after discounts is the same, and so is what a word has for its own count.
+    left = probability(uniform, "<unk>") * 6  # a, b, c, d, </s> and <unk>
+    assert probability(model, "y") == pytest.approx(left / 15)
+    difference = probability(model, "b") - probability(uniform, "b")
+    assert difference == pytest.approx(left / 15 - left / 6)
+
+
+@pytest.mark.parametrize(("word", "frequency"), [("a", 0.0), ("a", -1.0), ("<unk>", 1.0)])
+def test_frequencies_that_are_none_are_refused(word: str, frequency: float) -> None:
+    with pytest.raises(NgramError, match=word):
+        list(train_ngrams(["a b"], 2, frequencies={word: frequency}))

@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "turn a corpus into manifests",
     "tokenizer": "train a SentencePiece tokenizer from a manifest",
     "lm": "make an n-gram language model from text",
+    "lexicon": "pronounce the words of texts, for a model of phones",
     "train": "train one stage",
     "evaluate": "word error rate of a checkpoint or a bundle",
     "export": "write an ONNX bundle from a checkpoint",

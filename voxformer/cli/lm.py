@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COUNT",
         help="leave out longest n-grams that occur so often or less, for a smaller file",
     )
+    parser.add_argument(
+        "--words",
+        metavar="FILE",
+        help="word, or word<TAB>frequency, a line: these are in the model as well, and say how "
+        "frequent words are that the texts do not tell",
+    )
     parser.add_argument("--tokenizer", help="over this tokenizer's pieces (--lm-unit token)")
     parser.add_argument(
         "--test", metavar="MANIFEST", help="tell the model's perplexity on these texts"
@@ -44,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             args.order,
             tokenizer=args.tokenizer,
             prune=args.prune,
+            words=args.words,
         )
     )
     if args.test is not None:

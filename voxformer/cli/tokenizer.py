@@ -19,14 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--type", choices=("unigram", "bpe", "char"), default="unigram", help="kind of model"
     )
+    parser.add_argument(
+        "--voice", help="pieces of phones, by this voice of eSpeak NG (see data.pronunciation)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train it and say where it lies."""
     from voxformer.data.manifest import read_manifest
     from voxformer.text import train_tokenizer
+    from voxformer.text.pronunciation import Pronouncer
 
     texts = [utterance.text for utterance in read_manifest(args.manifest)]
+    if args.voice is not None:
+        texts = list(map(Pronouncer(args.voice), texts))
     tokenizer = train_tokenizer(texts, args.vocab_size, args.out, args.type)
     print(f"{args.out}: {tokenizer.vocab_size} pieces from {len(texts)} texts")
     return 0

@@ -1,18 +1,21 @@
-"""An ARPA file from text files and manifests."""
+"""An ARPA file and a lexicon from text files, manifests and lists of words."""
 
 from __future__ import annotations
 
 import gzip
 import math
 import os
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from voxformer.data.manifest import DataError, read_manifest
-from voxformer.decoding import NgramLanguageModel
+from voxformer.decoding import Lexicon, NgramLanguageModel
 from voxformer.text import Tokenizer, normalise
 from voxformer.text.atomic import write_atomically
 from voxformer.text.ngrams import train_ngrams
+from voxformer.text.pronunciation import Pronouncer
 
 
 def write_language_model(
@@ -22,6 +25,7 @@ def write_language_model(
     order: int,
     tokenizer: str | None = None,
     prune: int = 0,
+    words: str | os.PathLike[str] | None = None,
 ) -> str:
     """Train an n-gram model and write it; returns a line that says what it is made from.
 
@@ -35,21 +39,121 @@ def write_language_model(
         order: words of the longest n-grams.
         tokenizer: folder of a tokenizer whose pieces stand for the words; None for words.
         prune: see `train_ngrams`.
+        words: a list of words with their frequencies, see `read_word_list`; they are in the model
+            as well. None for none.
 
     Raises:
-        DataError: a file is missing or not text, or none was named.
+        DataError: a file is missing or not text, none was named, or there is a list of words and a
+            tokenizer.
         NgramError: there are no words in them.
     """
     if not texts and not manifests:
         raise DataError("name a text with --text, or a manifest with --manifest")
+    if words is not None and tokenizer is not None:
+        raise DataError(f"{words}: a list of words is of no use to a model over pieces")
     units = _units(_lines(texts, manifests), tokenizer)
-    content = "".join(train_ngrams(units, order, prune)).encode("utf-8")
-    if Path(out).suffix == ".gz":
-        content = gzip.compress(content, mtime=0)  # the same bytes from the same text
-    write_atomically(out, content)
+    frequencies = None if words is None else read_word_list(words)
+    lines = train_ngrams(units, order, prune, frequencies=frequencies)
+    _write(out, "".join(lines))
     count = sum(len(unit.split()) for unit in units)
     what = "words" if tokenizer is None else "pieces"
-    return f"{os.fspath(out)}: {order}-grams from {count} {what} in {len(units)} sentences"
+    listed = "" if frequencies is None else f", and {len(frequencies)} listed words"
+    return f"{os.fspath(out)}: {order}-grams from {count} {what} in {len(units)} sentences{listed}"
+
+
+def write_lexicon(
+    out: str | os.PathLike[str],
+    voice: str,
+    texts: Sequence[str],
+    manifests: Sequence[str],
+    words: str | os.PathLike[str] | None = None,
+) -> str:
+    """Pronounce the words of texts and write a lexicon; returns a line that says what it has.
+
+    Of words that sound alike the more frequent ones come first, since a search without a language
+    model takes those, and the listed ones after those of the texts. Otherwise the order is that of
+    the alphabet, which compresses best.
+
+    Args:
+        out: lines `word<TAB>pronunciation`; compressed if its name ends with `.gz`.
+        voice: of eSpeak NG, see `Pronouncer`.
+        texts, manifests, words: as for `write_language_model`.
+
+    Raises:
+        DataError: a file is missing or not text, or there are no words.
+        EspeakError: eSpeak NG is not installed or has no such voice.
+    """
+    pronounce = Pronouncer(voice)
+    counts = Counter(
+        word for unit in _units(_lines(texts, manifests), None) for word in unit.split()
+    )
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))
+    if words is not None:
+        listed = read_word_list(words)
+        ordered += sorted(listed.keys() - counts.keys(), key=lambda word: (-listed[word], word))
+    if not ordered:
+        raise DataError("no words: name a text with --text, or a manifest with --manifest")
+    alike: dict[str, list[str]] = {}
+    for word in ordered:
+        alike.setdefault(pronounce.word(word), []).append(word)
+    sounds = sorted(alike, key=lambda sound: alike[sound][0])
+    lexicon = Lexicon((word, sound) for sound in sounds for word in alike[sound])
+    _write(out, lexicon.dump())
+    return f"{os.fspath(out)}: {len(ordered)} words with {len(sounds)} pronunciations ({voice})"
+
+
+def write_word_list(out: str | os.PathLike[str], language: str, count: int) -> None:
+    """The most frequent words of a language by the package wordfreq (R. Speer 2022), for
+    `read_word_list`.
+
+    Args:
+        out: lines `word<TAB>frequency`, with occurrences in a thousand million words.
+        language: as wordfreq has it, such as `en`.
+        count: words at most, after normalisation; those with digits are left out.
+
+    Raises:
+        DataError: wordfreq is not installed, or has no such language.
+    """
+    try:
+        from wordfreq import available_languages, get_frequency_dict
+    except ImportError as error:
+        raise DataError(
+            f"the most frequent words need wordfreq: pip install 'voxformer[phones]' ({error})"
+        ) from None
+    if language not in available_languages("best"):  # it would take the nearest
+        raise DataError(f"wordfreq has no words of the language {language!r}")
+    found: dict[str, float] = {}
+    for word, frequency in get_frequency_dict(language, "best").items():
+        if word == normalise(word) and not any(map(str.isdigit, word)) and " " not in word:
+            found[word] = frequency
+    first = sorted(found, key=lambda word: (-found[word], word))[:count]
+    write_atomically(out, "".join(f"{word}\t{found[word] * 1e9:.6g}\n" for word in first))
+
+
+def read_word_list(path: str | os.PathLike[str]) -> dict[str, float]:
+    """Words and how frequent they are, from lines `word<TAB>frequency`, in any unit.
+
+    Without a tab a word counts 1. Words are normalised, and those that come to the same are added.
+
+    Raises:
+        DataError: the file is missing or not text, or a line is something else.
+    """
+    found: dict[str, float] = {}
+    for number, line in enumerate(_text_of(os.fspath(path)).splitlines(), start=1):
+        if not line.strip():
+            continue
+        word, tab, given = line.partition("\t")
+        try:
+            frequency = float(given) if tab else 1.0
+        except ValueError:
+            frequency = math.nan
+        word = normalise(word)
+        if not word or " " in word or not 0.0 < frequency < math.inf:
+            raise DataError(f"{path}:{number}: {line!r} is not one word, or word<TAB>frequency")
+        found[word] = found.get(word, 0.0) + frequency
+    if not found:
+        raise DataError(f"{path}: no words")
+    return found
 
 
 def tell_perplexity(
@@ -76,6 +180,13 @@ def tell_perplexity(
     return f"{manifest}: perplexity {perplexity:.1f}, {unknown:.2%} of {len(scores)} unknown"
 
 
+def _write(out: str | os.PathLike[str], text: str) -> None:
+    content = text.encode("utf-8")
+    if Path(out).suffix == ".gz":
+        content = gzip.compress(content, mtime=0)  # the same bytes from the same text
+    write_atomically(out, content)
+
+
 def _units(lines: Iterable[str], tokenizer: str | None) -> list[str]:
     """Normalised sentences, or their pieces, parted by spaces; without empty ones."""
     sentences = [sentence for line in lines if (sentence := normalise(line))]
@@ -87,11 +198,19 @@ def _units(lines: Iterable[str], tokenizer: str | None) -> list[str]:
 
 def _lines(texts: Sequence[str], manifests: Sequence[str]) -> Iterator[str]:
     for name in texts:
-        try:
-            yield from Path(name).read_text("utf-8").splitlines()
-        except FileNotFoundError:
-            raise DataError(f"{name}: no such text") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}: not UTF-8 text: {error.reason}") from None
+        yield from _text_of(name).splitlines()
     for name in manifests:
         yield from (utterance.text for utterance in read_manifest(name))
+
+
+def _text_of(name: str) -> str:
+    """Of a UTF-8 file, which gzip may have compressed if its name says so."""
+    try:
+        data = Path(name).read_bytes()
+        return (gzip.decompress(data) if name.endswith(".gz") else data).decode("utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such text") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 text: {error.reason}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{name}: damaged or truncated gzip data ({error})") from None

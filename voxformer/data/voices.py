@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.io import resample
+from ..text.espeak import Espeak
 from .manifest import DataError
 from .seeds import derived_generator
 
@@ -145,64 +146,6 @@ def _trim(samples: Waveform) -> Waveform:
     return samples[max(0, loud[0] - margin) : loud[-1] + margin]
 
 
-class _Espeak:
-    """eSpeak NG through its C interface (speak_lib.h)."""
-
-    _SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _IPA = 2, 0x8000, 1, 1, 2
-
-    def __init__(self) -> None:
-        import espeakng_loader
-
-        library: Any = ctypes.CDLL(str(espeakng_loader.get_library_path()))
-        data = Path(espeakng_loader.get_data_path())
-        self.sample_rate: int = library.espeak_Initialize(
-            self._SYNCHRONOUS, 0, os.fsencode(data.parent), self._NO_EXIT
-        )
-        if self.sample_rate <= 0:
-            raise DataError(f"eSpeak NG does not find its data in {data}")
-        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        self._library = library
-        self._chunks: list[bytes] = []
-        prototype = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-        )
-        # The library keeps the pointer, so the object must live as long.
-        self._callback = prototype(self._receive)
-        library.espeak_SetSynthCallback(self._callback)
-
-    def _receive(self, samples: Any, count: int, events: int | None) -> int:
-        if samples and count > 0:
-            self._chunks.append(ctypes.string_at(samples, 2 * count))
-        return 0
-
-    def speak(self, setting: str, text: str, rate: float) -> bytes:
-        """16-bit samples; changes the library's state."""
-        self._set_voice(setting)
-        self._library.espeak_SetParameter(self._RATE, round(175 * rate), 0)
-        self._chunks.clear()
-        data = text.encode()
-        size = ctypes.c_size_t(len(data) + 1)
-        if self._library.espeak_Synth(data, size, 0, 1, 0, self._UTF8, None, None) != 0:
-            raise DataError(f"eSpeak NG cannot speak {text!r}")
-        return b"".join(self._chunks)
-
-    def phonemes(self, text: str) -> bytes:
-        """IPA of the text in UTF-8; changes the library's state."""
-        self._set_voice("en-us")
-        rest = ctypes.c_char_p(text.encode())
-        parts: list[bytes] = []
-        while rest.value is not None:
-            parts.append(
-                self._library.espeak_TextToPhonemes(ctypes.byref(rest), self._UTF8, self._IPA)
-            )
-        return b" ".join(parts)
-
-    def _set_voice(self, setting: str) -> None:
-        if self._library.espeak_SetVoiceByName(setting.encode()) != 0:
-            raise DataError(f"eSpeak NG has no voice {setting!r}")
-
-
 class _Piper:
     """A VITS voice in Piper's format: phoneme ids in, samples out."""
 
@@ -247,7 +190,7 @@ def _onnx_session(path: str) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-_espeak = functools.cache(_Espeak)
+_espeak = functools.cache(Espeak)
 _piper = functools.cache(_Piper)
 
 

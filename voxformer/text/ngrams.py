@@ -3,14 +3,15 @@
 S. Chen and J. Goodman, "An empirical study of smoothing techniques for language modeling" (1998),
 with the choices of KenLM's lmplz (Heafield et al. 2013): unigrams are interpolated with the uniform
 distribution, from which `<unk>` has its probability, and n-grams that begin with `<s>` keep their
-counts, since nothing precedes them.
+counts, since nothing precedes them. A list of words with how frequent they are elsewhere may stand
+in for the uniform distribution: then its words are in the model, seen in the text or not.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 Ngram = tuple[str, ...]
 
@@ -28,7 +29,11 @@ class NgramError(ValueError):
 
 
 def train_ngrams(
-    sentences: Iterable[str], order: int, prune: int = 0, decimals: int = DECIMALS
+    sentences: Iterable[str],
+    order: int,
+    prune: int = 0,
+    decimals: int = DECIMALS,
+    frequencies: Mapping[str, float] | None = None,
 ) -> Iterator[str]:
     """The lines of an ARPA file.
 
@@ -38,10 +43,12 @@ def train_ngrams(
         prune: leave out n-grams of that length that occur so often or less (lmplz's `--prune 0 0 N`
             for three words); what they had goes to the shorter ones.
         decimals: of the logarithms (to base 10) in the file.
+        frequencies: words and how frequent they are elsewhere, in any unit; words of the text that
+            it lacks, and `<unk>`, count as its rarest.
 
     Raises:
         NgramError: there are no words, a word is one of the three that the format keeps for itself,
-            or order or prune are out of range.
+            a frequency is not above 0, or order or prune are out of range.
     """
     if prune < 0 or (prune and order == 1):
         raise NgramError(f"prune is {prune}; it must be at least 0, and 0 where the order is 1")
@@ -50,7 +57,7 @@ def train_ngrams(
     counts = _adjusted(_count(sentences, order))
     words = {word for (word,) in counts[0]} - {BEGIN}
     # lmplz counts <unk> among the words that a word may be.
-    uniform = 1.0 / (len(words | {UNKNOWN}))
+    before = _before_any_text(words | {UNKNOWN}, frequencies or {})
     probabilities: list[dict[Ngram, float]] = []
     backoffs: list[dict[Ngram, float]] = []
     for n, adjusted in enumerate(counts, start=1):
@@ -64,15 +71,27 @@ def train_ngrams(
             if ngram == (BEGIN,):
                 continue
             context = ngram[:-1]
-            lower = shorter[ngram[1:]] if n > 1 else uniform
+            lower = shorter[ngram[1:]] if n > 1 else before[ngram[0]]
             kept = count - discounts[min(count, 3)]
             found[ngram] = (kept + left[context] * lower) / totals[context]
         if n == 1:
-            found.setdefault((UNKNOWN,), left[()] * uniform / totals[()])
+            for word, probability in before.items():
+                found.setdefault((word,), left[()] * probability / totals[()])
         else:
             backoffs.append({context: left[context] / totals[context] for context in totals})
         probabilities.append(found)
     return _arpa(probabilities, backoffs, decimals)
+
+
+def _before_any_text(words: set[str], frequencies: Mapping[str, float]) -> dict[str, float]:
+    """What each word has before the text is looked at; adds up to 1."""
+    for word, frequency in frequencies.items():
+        if word in (BEGIN, END, UNKNOWN) or not 0.0 < frequency < math.inf:
+            raise NgramError(f"word {word!r}: frequency {frequency} is not of a word and above 0")
+    rarest = min(frequencies.values(), default=1.0)
+    listed = {**dict.fromkeys(sorted(words), rarest), **frequencies}
+    total = math.fsum(listed.values())
+    return {word: frequency / total for word, frequency in listed.items()}
 
 
 def _count(sentences: Iterable[str], order: int) -> list[Counter[Ngram]]:
