@@ -23,9 +23,10 @@ from voxformer.evaluation import Evaluation
 from voxformer.model import FRAME_SHIFT_S, VoxFormer
 from voxformer.runtime.bundle import (
     FORMAT,
-    FORMAT_VERSION,
     GRAPH_NAMES,
     MANIFEST_NAME,
+    OWN_LANGUAGE_MODEL,
+    OWN_LEXICON,
     TOKENS_NAME,
     sha256_of,
 )
@@ -149,6 +150,12 @@ def export_bundle(
             f"{options.language_model}: is of this version and kind of machine alone; "
             "name the ARPA file that it was made from"
         )
+    spoken = config.data.pronunciation
+    if spoken is not None and options.lexicon is None:
+        raise ExportRefused(
+            f"the model writes phones ({spoken}): name a lexicon for its words with --lexicon "
+            f"(`voxformer lexicon --voice {spoken}` makes one)"
+        )
     check_search(options, vocabulary)
     provenance = provenance or Provenance()
     modes = trained_modes(provenance.stage)
@@ -192,11 +199,14 @@ def export_bundle(
         if shared := share_weights(folder, GRAPH_NAMES[1:]):
             names.append(shared)
         if options.language_model is not None:
-            names.append(_copy_language_model(options.language_model, folder))
+            names.append(_copy(options.language_model, folder, "language-model.arpa"))
             options = replace(options, language_model=names[-1])
+        if options.lexicon is not None:
+            names.append(_copy(options.lexicon, folder, "lexicon.txt"))
+            options = replace(options, lexicon=names[-1])
         values = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION if options.language_model else WITHOUT_LM,
+            "format_version": _format_version(options),
             "sample_rate": config.model.sample_rate,
             "frame_shift_s": FRAME_SHIFT_S,
             "vocabulary": {
@@ -246,11 +256,18 @@ def _decoding_defaults(config: RunConfig, measured: float | None) -> DecodingOpt
     return DecodingOptions.from_mapping(values)
 
 
-def _copy_language_model(path: str, folder: Path) -> str:
-    """Its name in the bundle."""
+def _format_version(options: DecodingOptions) -> int:
+    """The least that knows what the bundle needs, so that earlier versions may read it."""
+    if options.lexicon is not None:
+        return OWN_LEXICON
+    return OWN_LANGUAGE_MODEL if options.language_model is not None else WITHOUT_LM
+
+
+def _copy(path: str, folder: Path, name: str) -> str:
+    """The file's name in the bundle, with `.gz` where it is compressed."""
     with open(path, "rb") as file:
         compressed = file.read(2) == GZIP
-    name = "language-model.arpa.gz" if compressed else "language-model.arpa"
+    name = f"{name}.gz" if compressed else name
     shutil.copyfile(path, folder / name)
     return name
 

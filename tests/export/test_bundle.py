@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import onnx
 import pytest
 import torch
 
+from voxformer.decoding import Lexicon
 from voxformer.export import ExportRefused, Provenance, bundle, export_bundle, onnx_export
 from voxformer.export.onnx_export import TRACED_ROWS, export_graph, graphs_of
 from voxformer.export.parity import check_numbers
@@ -108,6 +110,33 @@ def test_language_model_becomes_part_of_the_bundle(exports, model, vocabulary, c
     assert recognizer.transcribe([silence], mode="ctc_beam")[0].text is not None
     (out / "language-model.arpa").write_text("\\data\\\n", "utf-8")
     with pytest.raises(BundleError, match=r"language-model\.arpa: its SHA-256"):
+        Recognizer.load(out)
+
+
+def test_lexicon_becomes_part_of_the_bundle(exports, model, vocabulary, config, tmp_path):
+    lexicon = tmp_path / "words.txt.gz"
+    letters = [t for t in vocabulary.tokens if t.isalpha() and t.islower()]
+    entries = [(f"word-{a}", a + b) for a in letters for b in letters]
+    lexicon.write_bytes(gzip.compress(Lexicon(entries).dump().encode()))
+    spoken = config.model_copy(deep=True)
+    spoken.data.pronunciation = "en-us"
+    with pytest.raises(ExportRefused, match=r"writes phones \(en-us\): name a lexicon"):
+        export_bundle(model, vocabulary.tokens, spoken, tmp_path / "out")
+    search = {"lexicon": str(lexicon)}
+    out = export_bundle(model, vocabulary.tokens, spoken, tmp_path / "out", search=search)
+    lexicon.unlink()
+    values = json.loads((out / "bundle.json").read_text("utf-8"))
+    assert values["format_version"] == 4
+    assert values["decoding"]["lexicon"] == "lexicon.txt.gz"
+    recognizer = Recognizer.load(out)
+    noise = np.random.default_rng(1).normal(0, 0.1, 32000).astype(np.float32)
+    known = {word for word, _ in entries}
+    for mode in ("ctc_beam", "rescoring"):
+        words = recognizer.transcribe([noise], mode=mode)[0].text.split()
+        assert set(words) <= known
+    values["files"].pop("lexicon.txt.gz")
+    (out / "bundle.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match=r"decoding\.lexicon: .* export it again with --lexicon"):
         Recognizer.load(out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,11 @@ def test_words_by_hand():
     assert words_of(hypothesis, VOCABULARY, 0.04, start=1.0) == [
         Word("hello", 1.2, 1.32, 0.5),
         Word("a", 1.8, 1.92, 0.0),
+    ]
+    read = replace(hypothesis, words=("yellow", "eh"), text="yellow eh")
+    assert words_of(read, VOCABULARY, 0.04, start=1.0) == [
+        Word("yellow", 1.2, 1.32, 0.5),
+        Word("eh", 1.8, 1.92, 0.0),
     ]
 
 

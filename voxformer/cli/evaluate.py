@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     utterances = read_manifest(args.manifest)
     model = open_model(args.model, args.provider, args.threads)
     options = with_search_arguments(model.options, args)
+    model.check_writes_words(options)
     if args.beam_size is not None:
         n_best = min(options.n_best, args.beam_size)
         options = replace(

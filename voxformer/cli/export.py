@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kit", metavar="DIR", help="build the engines of a kit, and no more")
     add_lm_arguments(
-        parser.add_argument_group("language model that becomes part of the bundle"), without=False
+        parser.add_argument_group("language model and lexicon that become part of the bundle"),
+        without=False,
     )
     parser.add_argument(
         "--exporter",
@@ -75,8 +76,11 @@ def run(args: argparse.Namespace) -> int:
     if args.lm is None:
         check_lm_options(args)
     if args.kit:
-        if args.lm is not None:
-            raise ExportUsageError("--lm is for a bundle: name it when the bundle is exported")
+        for flag in ("lm", "lexicon"):
+            if getattr(args, flag) is not None:
+                raise ExportUsageError(
+                    f"--{flag} is for a bundle: name it when the bundle is exported"
+                )
         from voxformer.runtime.trt_build import build_kit
 
         for path in build_kit(args.kit, args.timing_cache, say=print):

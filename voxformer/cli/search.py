@@ -22,7 +22,7 @@ class LanguageModelUsageError(ValueError):
 
 
 def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> None:
-    """A language model and what it counts for.
+    """A language model and what it counts for, and a lexicon.
 
     Args:
         group: that the options belong to.
@@ -42,6 +42,12 @@ def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> No
         "--lm-unit", choices=("word", "token"), help=f"of its n-grams (default: {own}word)"
     )
     group.add_argument("--word-bonus", type=finite, help=f"added for every word (default: {own}0)")
+    group.add_argument(
+        "--lexicon",
+        metavar="FILE",
+        help="for a model of phones: lines word<TAB>pronunciation, as `voxformer lexicon` writes "
+        "them, of the only words that a search may write",
+    )
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +72,7 @@ def lm_options(args: argparse.Namespace) -> dict[str, Any]:
         "lm_weight": args.lm_weight,
         "lm_unit": args.lm_unit,
         "word_bonus": args.word_bonus,
+        "lexicon": args.lexicon,
     }
     return {key: value for key, value in given.items() if value is not None}
 

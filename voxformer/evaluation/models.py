@@ -33,6 +33,20 @@ class OpenModel:
     vocabulary: Vocabulary
     options: DecodingOptions
     modes: tuple[Mode, ...]
+    pronunciation: str | None = None
+    """Voice whose phones a checkpoint writes; a bundle of such a model has a lexicon."""
+
+    def check_writes_words(self, options: DecodingOptions) -> None:
+        """Refuse to compare phones with words.
+
+        Raises:
+            ModelError: the model writes phones, and the options have no lexicon.
+        """
+        if self.pronunciation is not None and options.lexicon is None:
+            raise ModelError(
+                f"{self.path}: writes phones ({self.pronunciation}); name a lexicon for its words "
+                f"with --lexicon (`voxformer lexicon --voice {self.pronunciation}` makes one)"
+            )
 
 
 def open_model(path: str | Path, provider: str = "cpu", threads: int = 0) -> OpenModel:
@@ -90,7 +104,14 @@ def open_checkpoint(path: Path, provider: str = "cpu", threads: int = 0) -> Open
     options = replace(DecodingOptions.from_mapping(values), num_threads=threads)
     vocabulary = Vocabulary.from_tokens(loaded.tokens)
     modes = trained_modes(loaded.metadata["stage"])
-    return OpenModel(path, TorchEngine(loaded.model.to(provider)), vocabulary, options, modes)
+    return OpenModel(
+        path,
+        TorchEngine(loaded.model.to(provider)),
+        vocabulary,
+        options,
+        modes,
+        loaded.config.data.pronunciation,
+    )
 
 
 def newest_checkpoint(folder: str | Path = RUNS) -> Path:

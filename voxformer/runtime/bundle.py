@@ -19,9 +19,11 @@ from voxformer.runtime.options import (
 )
 
 FORMAT = "voxformer-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OWN_LANGUAGE_MODEL = 3
 """The first format in which `decoding.language_model` names a file of the bundle."""
+OWN_LEXICON = 4
+"""The first format whose `decoding.lexicon` an earlier version must not overlook."""
 
 MANIFEST_NAME = "bundle.json"
 TOKENS_NAME = "tokens.txt"
@@ -124,15 +126,26 @@ def read_bundle(path: str | Path, verify: bool = True) -> Bundle:
 
 def _read_decoding(path: Path, values: dict[str, Any]) -> DecodingOptions:
     decoding = DecodingOptions.from_mapping(values["decoding"])
-    name = decoding.language_model
-    if name is None or values["format_version"] < OWN_LANGUAGE_MODEL:
+    if values["format_version"] < OWN_LANGUAGE_MODEL:
         return decoding
+    return replace(
+        decoding,
+        language_model=_own_file(path, values, "language_model", "--lm"),
+        lexicon=_own_file(path, values, "lexicon", "--lexicon"),
+    )
+
+
+def _own_file(path: Path, values: dict[str, Any], field: str, flag: str) -> str | None:
+    """Path of a file of the bundle that the options of its search name."""
+    name = values["decoding"].get(field)
+    if name is None:
+        return None
     if name not in values["files"]:
         raise BundleError(
-            f"{path / MANIFEST_NAME}: decoding.language_model: {name!r} is not among its files; "
-            "export it again with --lm"
+            f"{path / MANIFEST_NAME}: decoding.{field}: {name!r} is not among its files; "
+            f"export it again with {flag}"
         )
-    return replace(decoding, language_model=str(path / name))
+    return str(path / name)
 
 
 def _optional_seconds(value: Any) -> float | None:

@@ -100,6 +100,9 @@ class DecodingOptions:
         max_tokens_per_second: cap on an attention hypothesis; None leaves one token per frame.
         language_model: path of an n-gram model (`NgramLanguageModel.load`) that scores the
             hypotheses of the CTC search, and with it those that are rescored; None for none.
+        lexicon: path of a `Lexicon`, for a model whose tokens spell pronunciations: the words that
+            the CTC search may write, and what other searches' hypotheses are read by; None for
+            none.
         lm_weight, word_bonus, unknown_word_bonus, lm_unit: what it counts for, see `FusionOptions`.
         hotwords: phrases and their boosts, see `CtcBeamDecoder`; a mapping, or pairs.
         num_threads: threads of the C++ searches over the utterances of a batch; 0 is one per core.
@@ -119,6 +122,7 @@ class DecodingOptions:
     no_repeat_ngram: int = 0
     max_tokens_per_second: float | None = None
     language_model: str | None = None
+    lexicon: str | None = None
     lm_weight: float = 0.5
     word_bonus: float = 0.0
     unknown_word_bonus: float = 0.0
@@ -141,10 +145,10 @@ class DecodingOptions:
             self.attention()
         except (TypeError, ValueError) as error:
             raise SearchSetupError(f"attention search: {error}") from None
-        if not isinstance(self.language_model, (str, os.PathLike, type(None))):
-            raise SearchSetupError(
-                f"language_model is {self.language_model!r}; it must be the path of a file"
-            )
+        for name in ("language_model", "lexicon"):
+            path = getattr(self, name)
+            if not isinstance(path, (str, os.PathLike, type(None))):
+                raise SearchSetupError(f"{name} is {path!r}; it must be the path of a file")
         rate = self.max_tokens_per_second
         if rate is not None and not 0.0 < rate < math.inf:
             raise SearchSetupError(

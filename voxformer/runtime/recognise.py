@@ -18,6 +18,7 @@ from voxformer.decoding import (
     AttentionBeamSearch,
     CtcBeamDecoder,
     Hypothesis,
+    Lexicon,
     NgramLanguageModel,
     attention_decode,
     ctc_greedy,
@@ -104,7 +105,7 @@ def decode(
         first_pass: result of mode `ctc_beam` with the same options, if at hand, for `rescoring`.
     """
     if mode == "ctc_greedy":
-        return [[hypothesis] for hypothesis in _greedy(encoded, vocabulary)]
+        return _read([[best] for best in _greedy(encoded, vocabulary)], options, vocabulary)
     if mode == "ctc_beam":
         return _beam(_ctc_decoder(options, vocabulary), encoded, vocabulary)
     if mode == "rescoring":
@@ -112,7 +113,8 @@ def decode(
             first_pass = decode(engine, encoded, durations, "ctc_beam", options, vocabulary)
         return _rescore(engine, encoded, first_pass, options, vocabulary)
     if mode == "attention":
-        return _attention(engine, encoded, durations, options, vocabulary)
+        found = _attention(engine, encoded, durations, options, vocabulary)
+        return _read(found, options, vocabulary)
     raise ModeError(f"unknown decoding mode {mode!r}; there are {', '.join(MODES)}")
 
 
@@ -189,34 +191,41 @@ def _beam(decoder: CtcBeamDecoder, encoded: Encoded, vocabulary: Vocabulary) -> 
     )
 
 
+def _read(n_best: NBest, options: DecodingOptions, vocabulary: Vocabulary) -> NBest:
+    """What searches found that know nothing of a lexicon, read by it where there is one."""
+    if options.lexicon is None:
+        return n_best
+    read = _ctc_decoder(options, vocabulary).read
+    return [[read(hypothesis) for hypothesis in hypotheses] for hypotheses in n_best]
+
+
 def check_search(options: DecodingOptions, vocabulary: Vocabulary) -> None:
-    """Make the searches' decoder, which reads the language model, if there is one.
+    """Make the searches' decoder, which reads the language model and the lexicon, if there are any.
 
     Raises:
-        SearchSetupError: a language model or a hotword is not usable.
-        OSError: the language model cannot be read.
+        SearchSetupError: a language model, a lexicon or a hotword is not usable.
+        OSError: the language model or the lexicon cannot be read.
     """
     _ctc_decoder(options, vocabulary)
 
 
 def _ctc_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> CtcBeamDecoder:
-    """The decoder, kept from one batch to the next; a language model that has changed is read anew.
+    """The decoder, kept from one batch to the next; files that have changed are read anew.
 
     Raises:
-        SearchSetupError: a language model or a hotword is not usable.
+        SearchSetupError: a language model, a lexicon or a hotword is not usable.
     """
-    path = options.language_model
-    status = None if path is None else os.stat(path)
-    identity = None if status is None else (status.st_size, status.st_mtime_ns)
+    stats = [os.stat(path) for path in (options.language_model, options.lexicon) if path]
+    identities = tuple((status.st_size, status.st_mtime_ns) for status in stats)
     try:
-        return _make_ctc_decoder(options, vocabulary, identity)
+        return _make_ctc_decoder(options, vocabulary, identities)
     except ValueError as error:
         raise SearchSetupError(str(error)) from None
 
 
 @lru_cache(maxsize=2)
 def _make_ctc_decoder(
-    options: DecodingOptions, vocabulary: Vocabulary, identity: tuple[int, int] | None
+    options: DecodingOptions, vocabulary: Vocabulary, identities: tuple[tuple[int, int], ...]
 ) -> CtcBeamDecoder:
     path = options.language_model
     return CtcBeamDecoder(
@@ -226,6 +235,7 @@ def _make_ctc_decoder(
         language_model=None if path is None else _load_language_model(path),
         hotwords=dict(options.hotwords),
         fusion=options.fusion(),
+        lexicon=None if options.lexicon is None else Lexicon.load(options.lexicon),
     )
 
 

@@ -94,7 +94,7 @@ def transcript_of(segments: Sequence[Segment], duration: float) -> Transcript:
 def words_of(
     hypothesis: Hypothesis, vocabulary: Vocabulary, frame_shift_s: float, start: float = 0.0
 ) -> list[Word]:
-    """Words of a hypothesis with their times.
+    """Words of a hypothesis with their times; of a lexicon's words the tokens give the times.
 
     Args:
         hypothesis: with token_starts and token_ends; without them (its tokens could not be aligned)
@@ -114,7 +114,10 @@ def words_of(
             first = start + spoken[0][0] if spoken else start
             last = start + spoken[-1][1] if spoken else start
             confidence = geometric_mean(sure)
-            words.append(Word("".join(pieces), round(first, 3), round(last, 3), confidence))
+            text = "".join(pieces)
+            if hypothesis.words is not None:
+                text = hypothesis.words[len(words)]
+            words.append(Word(text, round(first, 3), round(last, 3), confidence))
         for parts in (pieces, spoken, sure):
             parts.clear()
 
