@@ -187,6 +187,10 @@ class TrainingConfig(Section):
     inter_ctc_weight: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of CTC's loss that is taken at the ends of the encoder's blocks before the last (Lee
     and Watanabe 2021); 0 is off."""
+    crf_weight: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of CTC's loss that is CTC-CRF's (Xiang and Ou 2019), which weighs the transcript's
+    paths against those of all token sequences by a bigram of the training transcripts; 0 is off.
+    Such a model needs a search with a language model: `ctc_greedy` says little of it."""
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
     """Decay of the weights' moving average that evaluation and `best.pt` use; 0 is off."""
     save_interval: int = Field(500, ge=1)
@@ -333,6 +337,9 @@ class DataConfig(Section):
     """Folder that `voxformer tokenizer` wrote; default: one is trained from `train_manifest`."""
     tokenizer_type: Literal["unigram", "bpe", "char"] = "unigram"
     """SentencePiece model when one is trained here."""
+    pronunciation: str | None = None
+    """Voice of eSpeak NG, such as `en-us`, by which transcripts are turned into phones; the model
+    then writes phones, and decoding needs a lexicon (`voxformer lexicon`). Default: letters."""
     min_duration: float = Field(0.1, ge=0.0)
     """Shorter utterances are skipped; seconds."""
     max_duration: float = Field(30.0, gt=0.0)

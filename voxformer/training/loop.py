@@ -156,7 +156,7 @@ class _Run:
         config, training = self.config, self.config.training
         self.utterances, self.token_rate = load_training_set(config, self.vocabulary.tokenizer)
         self.precision = Precision(training.precision, self.device)
-        self.module, self.objective = build_objective(config, self.device)
+        self.module, self.objective = build_objective(config, self.device, self.vocabulary.bigram)
         take_weights(self.module, start, config.model)
         self.optimizer = make_optimizer(self.module, training)
         self.average = (

@@ -5,8 +5,9 @@ share of the step's loss, divided by the totals of the whole step. Summed over t
 micro-batches, gradients are those of one large batch whatever the lengths, and so are the reported
 means.
 
-The supervised loss is `ctc_weight·((1 - i)·ctc + i·inter_ctc) + (1 - ctc_weight)·ce +
-cr_ctc_weight·cr` with i = `inter_ctc_weight`, each term in nats per target token.
+The supervised loss is `ctc_weight·((1 - i)·c + i·inter_ctc) + (1 - ctc_weight)·ce +
+cr_ctc_weight·cr` with i = `inter_ctc_weight`, c = (1 - k)·ctc + k·crf and k = `crf_weight`, each
+term in nats per target token.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from voxformer.data.loader import Batch
 from voxformer.model.bestrq import BestRq
 from voxformer.model.masks import length_mask
 from voxformer.model.voxformer import VoxFormer
+from voxformer.training.ctc_crf import ctc_crf_loss_sum
 
 IGNORED = -100
 SECOND_VIEW = 0x5DEECE66D
@@ -117,6 +119,8 @@ class SupervisedObjective:
         inter_ctc_weight: share of CTC's loss that is of the encoder's blocks before the last.
         cr_ctc_weight: weight of the consistency between two views (CR-CTC); 0 for one view.
         freeze_encoder: stage 3; the encoder runs in evaluation mode and without gradients.
+        crf_weight: share of CTC-CRF's loss in CTC's.
+        bigram: of the transcripts' tokens, see `ctc_crf.token_bigram`; None without CTC-CRF.
     """
 
     def __init__(
@@ -129,7 +133,11 @@ class SupervisedObjective:
         freeze_encoder: bool = False,
         decoder_input_noise: float = 0.0,
         inter_ctc_weight: float = 0.0,
+        crf_weight: float = 0.0,
+        bigram: Tensor | None = None,
     ) -> None:
+        if crf_weight > 0.0 and bigram is None:
+            raise ValueError(f"crf_weight is {crf_weight}, which needs a bigram of the tokens")
         self.model = model
         self.device = device
         self.augment = augment
@@ -138,6 +146,8 @@ class SupervisedObjective:
         self.cr_ctc_weight = cr_ctc_weight
         self.inter_ctc_weight = inter_ctc_weight
         self.freeze_encoder = freeze_encoder
+        self.crf_weight = crf_weight
+        self.bigram = None if bigram is None else bigram.to(device)
 
     def weigh(self, batch: Batch) -> dict[str, float]:
         """See `Objective.weigh`."""
@@ -170,9 +180,16 @@ class SupervisedObjective:
         loss = encoder_out.new_zeros((), dtype=torch.float32)
         if ctc_weight > 0.0:
             log_probs = self.model.ctc_log_probs(encoder_out)
-            ctc = ctc_loss_sum(log_probs, out_lengths, tokens, token_lengths)
-            ctc = ctc / (views * max(1.0, totals["tokens"]))
+            summed = ctc_loss_sum(log_probs, out_lengths, tokens, token_lengths)
+            ctc = summed / (views * max(1.0, totals["tokens"]))
             terms["ctc"] = float(ctc.detach())
+            if self.crf_weight > 0.0:
+                assert self.bigram is not None
+                crf = ctc_crf_loss_sum(
+                    summed, log_probs, out_lengths, tokens, token_lengths, self.bigram
+                ) / (views * max(1.0, totals["tokens"]))
+                terms["crf"] = float(crf.detach())
+                ctc = torch.lerp(ctc, crf, self.crf_weight)
             if between:
                 inter = self._inter_ctc(between, out_lengths, tokens, token_lengths)
                 inter = inter / (views * max(1.0, totals["tokens"]))

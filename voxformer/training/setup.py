@@ -8,12 +8,12 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from voxformer.audio.features import frame_geometry
 from voxformer.config import ModelConfig, RunConfig, Stage
@@ -24,6 +24,8 @@ from voxformer.model.bestrq import BestRq
 from voxformer.model.voxformer import VoxFormer
 from voxformer.text import Tokenizer, train_tokenizer
 from voxformer.text.atomic import write_atomically
+from voxformer.text.espeak import EspeakError
+from voxformer.text.pronunciation import Pronouncer
 from voxformer.training.checkpoint import (
     TRAINING_ONLY,
     CheckpointError,
@@ -32,6 +34,7 @@ from voxformer.training.checkpoint import (
     load_matching_weights,
 )
 from voxformer.training.compatibility import changed_settings
+from voxformer.training.ctc_crf import bigram_arpa, token_bigram
 from voxformer.training.mirror import pull_if_there, pull_url
 from voxformer.training.objectives import (
     Objective,
@@ -48,6 +51,9 @@ from voxformer.training.watch import needless_without_evaluation
 logger = logging.getLogger("voxformer.training")
 
 LENGTH_CAP_MARGIN = 1.5
+
+TOKEN_LM = "tokens.arpa"
+"""In a run's folder: the bigram of CTC-CRF."""
 
 # What a stage has not trained, the next one may choose anew.
 _DECODER = {name for name in ModelConfig.model_fields if name.startswith("decoder_")}
@@ -79,6 +85,10 @@ class Vocabulary:
 
     tokenizer: Tokenizer | None
     model_bytes: bytes
+    bigram: Tensor | None = None
+    """Of the training transcripts' tokens, where CTC-CRF needs it."""
+    token_lm: Path | None = None
+    """The same as a language model over tokens, which evaluations search with."""
 
     @property
     def tokens(self) -> list[str]:
@@ -283,13 +293,20 @@ def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabul
     """The run's tokenizer: named, kept from before, inherited through `init_from`, or trained now.
 
     Raises:
-        RunError: its size is not `model.vocab_size`, or it is not the one of the checkpoint.
+        RunError: its size is not `model.vocab_size`, or it is not the one of the checkpoint, which
+            was trained on other pronunciations.
     """
     if config.stage is Stage.PRETRAIN:
         return Vocabulary(None, b"")
     home = folder / "tokenizer"
     saved = start.resumed or start.initial
     if saved is not None and saved.get("tokens"):
+        spoken = saved["config"]["data"].get("pronunciation")
+        if spoken != config.data.pronunciation:
+            raise RunError(
+                f"data.pronunciation: {config.data.pronunciation!r}, but {start.path} was trained "
+                f"with {spoken!r}; its tokens are of no use for others"
+            )
         named = config.data.tokenizer
         if named is not None and Tokenizer.load(named).tokens != saved["tokens"]:
             raise RunError(
@@ -311,7 +328,14 @@ def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabul
             f"{source}: tokenizer of {tokenizer.vocab_size} pieces, but model.vocab_size is "
             f"{config.model.vocab_size}"
         )
-    return Vocabulary(tokenizer, (Path(source) / "tokenizer.model").read_bytes())
+    vocabulary = Vocabulary(tokenizer, (Path(source) / "tokenizer.model").read_bytes())
+    if config.training.crf_weight == 0.0:
+        return vocabulary
+    sequences = ((tokenizer.encode(u.text), u.weight) for u in _read_training(config))
+    bigram = token_bigram(sequences, tokenizer.vocab_size)
+    path = folder / TOKEN_LM
+    write_atomically(path, bigram_arpa(bigram, tokenizer.tokens))
+    return replace(vocabulary, bigram=bigram, token_lm=path)
 
 
 def _unpack_tokenizer(state: dict[str, Any], folder: Path) -> None:
@@ -328,7 +352,18 @@ def _read_training(config: RunConfig) -> list[Utterance]:
             "--set data.train_manifest=FILE"
         )
     sets = config.data.training_sets
-    return read_manifest([s.path for s in sets], [s.weight for s in sets])
+    return _pronounced(read_manifest([s.path for s in sets], [s.weight for s in sets]), config)
+
+
+def _pronounced(utterances: list[Utterance], config: RunConfig) -> list[Utterance]:
+    """With phones for texts, where the run is on these."""
+    if config.data.pronunciation is None or config.stage is Stage.PRETRAIN:
+        return utterances
+    try:
+        pronounce = Pronouncer(config.data.pronunciation)
+    except EspeakError as error:
+        raise RunError(f"data.pronunciation: {error}") from None
+    return [replace(utterance, text=pronounce(utterance.text)) for utterance in utterances]
 
 
 def load_training_set(
@@ -372,7 +407,7 @@ def load_validation_set(config: RunConfig, tokenizer: Tokenizer | None) -> list[
                 "validation manifest, or leave the setting out"
             )
         return []
-    utterances = read_manifest(config.data.valid_manifest)
+    utterances = _pronounced(read_manifest(config.data.valid_manifest), config)
     screened = _screen("validation", utterances, tokenizer, config)
     return spread(screened.kept, config.data.max_valid_utterances)
 
@@ -389,7 +424,9 @@ def _screen(
     return screened
 
 
-def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module, Objective]:
+def build_objective(
+    config: RunConfig, device: torch.device, bigram: Tensor | None = None
+) -> tuple[nn.Module, Objective]:
     """The stage's network and what it optimises; weights are a function of the seed."""
     torch.manual_seed(config.training.seed)
     if config.stage is Stage.PRETRAIN:
@@ -411,6 +448,8 @@ def build_objective(config: RunConfig, device: torch.device) -> tuple[nn.Module,
         freeze_encoder=frozen,
         decoder_input_noise=config.training.decoder_input_noise,
         inter_ctc_weight=config.training.inter_ctc_weight,
+        crf_weight=config.training.crf_weight,
+        bigram=bigram,
     )
     return model, objective
 

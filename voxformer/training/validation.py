@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from voxformer.runtime.recognise import decode, encode
 from voxformer.runtime.torch_engine import TorchEngine
 from voxformer.text import normalise
 from voxformer.training import setup
+from voxformer.training.ctc_crf import ctc_crf_loss_sum
 from voxformer.training.objectives import (
     Objective,
     PretrainObjective,
@@ -158,7 +159,7 @@ class Validator:
         return ValidationResult(row, row["loss"], summary)
 
     def _supervised(self, model: VoxFormer) -> ValidationResult | None:
-        losses = _Losses(self.config.stage)
+        losses = _Losses(self.config.stage, self.vocabulary.bigram)
         engine = TorchEngine(model)
         options = DecodingOptions.from_mapping(
             {
@@ -166,6 +167,10 @@ class Validator:
                 "max_tokens_per_second": self.token_rate,
             }
         )
+        if self.vocabulary.token_lm is not None:
+            # What CTC-CRF was trained with, without which its scores say little.
+            path = str(self.vocabulary.token_lm)
+            options = replace(options, language_model=path, lm_unit="token", lm_weight=1.0)
         vocabulary = Vocabulary.from_tokens(self.vocabulary.tokens)
         ids: list[str] = []
         references: list[str] = []
@@ -188,7 +193,7 @@ class Validator:
             logger.warning(NOTHING_READABLE)
             return None
         row: dict[str, Any] = losses.means()
-        shown = [f"{key} {row[key]:.3f}" for key in ("ctc", "ce") if key in row]
+        shown = [f"{key} {row[key]:.3f}" for key in ("ctc", "crf", "ce") if key in row]
         wers: dict[str, float] = {}
         hypotheses = {mode: [normalise(h.text) for h in best[mode]] for mode in self.modes}
         for mode in self.modes:
@@ -225,7 +230,8 @@ class Validator:
 class _Losses:
     """Validation losses, in nats per target token."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, bigram: Tensor | None = None) -> None:
+        self.bigram = bigram
         self.with_ctc = stage is not Stage.ATTENTION
         self.with_decoder = stage in (Stage.ATTENTION, Stage.HYBRID)
         self.sums: dict[str, tuple[float, float]] = {}
@@ -243,6 +249,10 @@ class _Losses:
             scores = torch.as_tensor(log_probs).to(device)
             ctc = ctc_loss_sum(scores, frame_lengths, tokens, token_lengths)
             self._count("ctc", float(ctc), num_tokens)
+            if self.bigram is not None:
+                bigram = self.bigram.to(device)
+                crf = ctc_crf_loss_sum(ctc, scores, frame_lengths, tokens, token_lengths, bigram)
+                self._count("crf", float(crf), num_tokens)
             self.blank.add(log_probs, lengths)
         if self.with_decoder:
             arguments = (tokens, token_lengths, 0.0)

@@ -140,9 +140,11 @@ class Watch:
         """What a step's mean losses show; steps without a finite loss are not looked at.
 
         Losses are compared by windows of `stale_steps` steps, CTC and cross-entropy each with its
-        own past, since their weights in the sum may change over the run.
+        own past, since their weights in the sum may change over the run. CTC-CRF's stands for
+        CTC's, which may grow where that is trained.
         """
-        watched = {key: terms[key] for key in ("ctc", "ce") if key in terms}
+        ctc = "crf" if "crf" in terms else "ctc"
+        watched = {key: terms[key] for key in (ctc, "ce") if key in terms}
         watched = watched or {"loss": terms.get("loss", math.nan)}
         if not all(math.isfinite(value) for value in watched.values()):
             return []
