@@ -83,6 +83,15 @@ class Scale(Section):
     """`section.key=value` for single stages."""
 
 
+class FrequentWords(Section):
+    """Words that language model and lexicon have beside those of the texts."""
+
+    language: str
+    """As the package wordfreq has it."""
+    count: int = Field(ge=1)
+    """Of the most frequent ones."""
+
+
 class Recipe(Section):
     """`recipe.yaml`."""
 
@@ -101,6 +110,8 @@ class Recipe(Section):
     """Words of its longest n-grams."""
     lm_prune: int = Field(0, ge=0)
     """Leave out those that occur so often or less; the model is part of the bundles."""
+    words: FrequentWords | None = None
+    """Known as well, with how frequent they are elsewhere; default: the texts' words alone."""
     stages: dict[str, PlannedStage]
     """`stage1` to `stage4`."""
     scales: dict[str, Scale] = Field(default_factory=dict)

@@ -191,6 +191,7 @@ def tokenizer_of(recipe: str, corpus: Corpus, out: Path, overrides: list[str], s
     """The folder of the tokenizer: the config's own, or out/tokenizer, which is trained on the
     texts of the first stage that reads some unless it is there already."""
     from voxformer.text import train_tokenizer
+    from voxformer.text.pronunciation import Pronouncer
 
     stage = first_with_text(corpus.sets)
     config, _ = load_config(f"{recipe}/{stage}", overrides)
@@ -199,6 +200,8 @@ def tokenizer_of(recipe: str, corpus: Corpus, out: Path, overrides: list[str], s
     folder = out / "tokenizer"
     if not (folder / "tokens.txt").is_file():
         texts = [u.text for path, _ in corpus.sets[stage] for u in read_manifest(path)]
+        if config.data.pronunciation is not None:
+            texts = list(map(Pronouncer(config.data.pronunciation), texts))
         train_tokenizer(texts, config.model.vocab_size, folder, config.data.tokenizer_type)
         say(f"tokenizer: {config.model.vocab_size} pieces in {folder}")
     return folder
@@ -299,11 +302,12 @@ def _searches_with(values: dict[str, Any], search: Mapping[str, Any]) -> bool:
     from voxformer.training.storage import file_digest
 
     wanted = dict(search)
-    path = wanted.pop("language_model", None)
     decoding = values["decoding"]
-    there = decoding.get("language_model")
-    if path is None or there is None:
-        same_model = path == there
-    else:
-        same_model = values["files"][there]["sha256"] == file_digest(Path(path))
-    return same_model and all(decoding[key] == value for key, value in wanted.items())
+    for field in ("language_model", "lexicon"):
+        path, there = wanted.pop(field, None), decoding.get(field)
+        if path is None or there is None:
+            if path != there:
+                return False
+        elif values["files"][there]["sha256"] != file_digest(Path(path)):
+            return False
+    return all(decoding[key] == value for key, value in wanted.items())

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,16 +28,40 @@ PLAIN_AXES = (
     ("ctc_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)),
     ("length_bonus", (0.0, 0.25, 0.5, 1.0)),
 )
-LM_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-WORD_BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+LM_GRID = (("lm_weight", (0.3, 0.5, 0.7, 0.9)), ("word_bonus", (0.0, 1.0, 2.0, 3.0)))
 """Each with each, since a word's bonus makes up for what the language model takes off it."""
+FINER_AXES = (
+    ("lm_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)),
+    ("word_bonus", (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
+)
 LM_AXES = (("ctc_weight", (0.3, 0.5, 0.7, 0.9)), ("n_best", (10, 30)))
 LM_BEAM = 300
 """Hypotheses of the search with a language model, at least, which has more to choose from."""
-LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "n_best", "ctc_weight")
+LEXICON_BEAM = 100
+"""The same with a lexicon, which leaves fewer to choose from."""
+FIRST_BEAM = 50
+"""Hypotheses where candidates are compared."""
+LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "n_best", "ctc_weight", "length_bonus")
 MIXTURES = (0.3, 0.5, 0.7)
 """Shares of stage 4's weights in mixtures with those that it began with."""
 NO_BUNDLE = "not written: "
+
+
+@dataclass(frozen=True)
+class Language:
+    """What language model and lexicon are made from, beside the texts of stage 4's training sets.
+
+    Attributes:
+        texts: files with a sentence a line.
+        order: words of the longest n-grams.
+        prune: how often those occur that are left out, at most.
+        words: a language and how many of its most frequent words are known as well; None for none.
+    """
+
+    texts: Sequence[Path]
+    order: int
+    prune: int
+    words: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,20 +72,20 @@ class Shipped:
         checkpoint: the chosen weights with the tuned options of the search.
         bundles: by precision.
         language_model: ARPA file, compressed.
+        lexicon: of a model that writes phones; None for one of letters.
         results: WER by set, bundle and mode; paths in it are relative to the run's folder.
     """
 
     checkpoint: Path
     bundles: Mapping[str, Path]
     language_model: Path
+    lexicon: Path | None
     results: dict[str, Any]
 
 
 def ship(
     corpus: Corpus,
-    texts: Sequence[Path],
-    lm_order: int,
-    lm_prune: int,
+    language: Language,
     out: Path,
     say: Say,
     exporter: Literal["dynamo", "trace"] = "dynamo",
@@ -69,9 +94,7 @@ def ship(
 
     Args:
         corpus: `dev` decides, `tests` are reported.
-        texts: for the language model, beside the texts of stage 4's training sets.
-        lm_order: words of its longest n-grams.
-        lm_prune: how often those occur that are left out, at most.
+        language: of the search.
         out: the run's folder, whose stages are trained.
         say: told what happens.
         exporter: of PyTorch.
@@ -79,30 +102,68 @@ def ship(
     Raises:
         ExportRefused: the fp32 bundle is not the model.
     """
-    lm = language_model(corpus, texts, lm_order, lm_prune, out, say)
-    checkpoint = choose_and_tune(corpus.dev, lm, out, say)
-    bundles = _bundles(checkpoint, corpus, lm, out, say, exporter)
+    lm = language_model(corpus, language, out, say)
+    lexicon = lexicon_of(corpus, language, out, say)
+    checkpoint = choose_and_tune(corpus.dev, lm, lexicon, out, say)
+    bundles = _bundles(checkpoint, corpus, lm, lexicon, out, say, exporter)
     results = _evaluate(bundles, checkpoint, corpus, lm, out, say)
-    return Shipped(checkpoint, bundles, lm, results)
+    return Shipped(checkpoint, bundles, lm, lexicon, results)
 
 
-def language_model(
-    corpus: Corpus, texts: Sequence[Path], order: int, prune: int, out: Path, say: Say
-) -> Path:
+def language_model(corpus: Corpus, language: Language, out: Path, say: Say) -> Path:
     """The n-gram model of the texts and of what stage 4 learns from, below out/lm."""
     from voxformer.data.language_model import write_language_model
 
-    pruned = f"-pruned-{prune}" if prune else ""
-    path = out / "lm" / f"words-{order}gram{pruned}.arpa.gz"
+    pruned = f"-pruned-{language.prune}" if language.prune else ""
+    path = out / "lm" / f"words-{language.order}gram{pruned}{_listed(language)}.arpa.gz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        manifests = [str(manifest) for manifest, _ in corpus.sets["stage4"]]
-        names = [str(text) for text in texts]
-        say(write_language_model(path, names, manifests, order, prune=prune))
+        words = _word_list(language, out)
+        order, prune = language.order, language.prune
+        say(write_language_model(path, *_texts(corpus, language), order, prune=prune, words=words))
     return path
 
 
-def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
+def lexicon_of(corpus: Corpus, language: Language, out: Path, say: Say) -> Path | None:
+    """The words of the language model with their pronunciations, below out/lm, where stage 4 was
+    trained on phones; else None."""
+    from voxformer.data.language_model import write_lexicon
+    from voxformer.training.checkpoint import load_checkpoint
+
+    config = load_checkpoint(best_of(out / "checkpoints" / STAGES[-1]))["config"]
+    voice = config["data"].get("pronunciation")
+    if voice is None:
+        return None
+    path = out / "lm" / f"lexicon-{voice}{_listed(language)}.txt.gz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        words = _word_list(language, out)
+        say(write_lexicon(path, voice, *_texts(corpus, language), words))
+    return path
+
+
+def _texts(corpus: Corpus, language: Language) -> tuple[list[str], list[str]]:
+    """Files of text, and manifests."""
+    manifests = [str(manifest) for manifest, _ in corpus.sets[STAGES[-1]]]
+    return [str(text) for text in language.texts], manifests
+
+
+def _listed(language: Language) -> str:
+    return "" if language.words is None else "-{}-{}".format(*language.words)
+
+
+def _word_list(language: Language, out: Path) -> Path | None:
+    from voxformer.data.language_model import write_word_list
+
+    if language.words is None:
+        return None
+    path = out / "lm" / f"words{_listed(language)}.txt"
+    if not path.is_file():
+        write_word_list(path, *language.words)
+    return path
+
+
+def choose_and_tune(dev: Path, lm: Path, lexicon: Path | None, out: Path, say: Say) -> Path:
     """Choose weights and options on the development set; returns out/chosen.pt.
 
     out/choice.json holds every point that was tried.
@@ -114,31 +175,32 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
 
     run = out / "checkpoints" / "stage4"
     chosen, record = out / "chosen.pt", out / "choice.json"
-    source = [file_digest(best_of(run)), file_digest(lm)]
+    source = [file_digest(path) for path in (best_of(run), lm, lexicon) if path is not None]
     there = chosen.is_file() and record.is_file()
     if there and json.loads(record.read_text("utf-8"))["of"] == source:
         say(f"chosen already: {chosen}")
         return chosen
     utterances = read_manifest(dev)
     found: dict[str, tuple[float, Path]] = {}
+    own: dict[str, Any] = {} if lexicon is None else {"lexicon": str(lexicon)}
     for name, path in candidates(run, out).items():
         model = open_checkpoint(path)
-        wer = Scorer(model, utterances).wer("rescoring", model.options)
+        scorer = Scorer(model, utterances)
+        options = replace(model.options, beam_size=FIRST_BEAM, language_model=str(lm), **own)
+        wer = grid(partial(scorer.wer, "ctc_beam"), options, LM_GRID).wer
         found[name] = wer, path
-        say(f"{name}: development WER {wer:.2%} (rescoring)")
+        say(f"{name}: development WER {wer:.2%} (beam, with the language model)")
     name = min(found, key=lambda key: found[key][0])
     model = open_checkpoint(found[name][1])
     scorer = Scorer(model, utterances)
-    plain = tune(lambda o: scorer.wer("rescoring", o), model.options, PLAIN_AXES)
+    start = replace(model.options, **own)
+    plain = tune(partial(scorer.wer, "rescoring"), start, PLAIN_AXES)
     say(f"search without language model: development WER {plain.wer:.2%}")
-    beam = max(LM_BEAM, plain.options.beam_size)
-    fused = replace(plain.options, language_model=str(lm), beam_size=beam)
-    searched = grid(
-        lambda o: scorer.wer("ctc_beam", o),
-        fused,
-        (("lm_weight", LM_WEIGHTS), ("word_bonus", WORD_BONUSES)),
-    )
-    with_lm = tune(lambda o: scorer.wer("rescoring", o), searched.options, LM_AXES)
+    beam = max(LM_BEAM if lexicon is None else LEXICON_BEAM, plain.options.beam_size)
+    fused = replace(plain.options, language_model=str(lm), beam_size=beam, length_bonus=0.0)
+    coarse = grid(partial(scorer.wer, "ctc_beam"), fused, LM_GRID)
+    searched = tune(partial(scorer.wer, "ctc_beam"), coarse.options, FINER_AXES)
+    with_lm = tune(partial(scorer.wer, "rescoring"), searched.options, LM_AXES)
     say(f"search with it: development WER {with_lm.wer:.2%}")
     values = {key: getattr(plain.options, key) for key, _ in PLAIN_AXES}
     with_decoding(found[name][1], chosen, values)
@@ -153,7 +215,9 @@ def choose_and_tune(dev: Path, lm: Path, out: Path, say: Say) -> Path:
         "lm": {
             "wer": with_lm.wer,
             "options": {key: getattr(with_lm.options, key) for key in LM_OPTIONS},
-            "tried": _trail(searched.trail) + _trail(with_lm.trail),
+            "tried": [
+                point for tuned in (coarse, searched, with_lm) for point in _trail(tuned.trail)
+            ],
         },
     }
     write_atomically(record, json.dumps(written, indent=2) + "\n")
@@ -194,17 +258,19 @@ def _bundles(
     checkpoint: Path,
     corpus: Corpus,
     lm: Path,
+    lexicon: Path | None,
     out: Path,
     say: Say,
     exporter: Literal["dynamo", "trace"],
 ) -> dict[str, Path]:
-    """fp32, and int8 where its gate lets it pass, with the language model if it helps."""
+    """fp32, and int8 where its gate lets it pass, with the language model if it helps, and with the
+    lexicon if there is one."""
     from voxformer.export import ExportRefused
 
     choice = _chosen(out)
-    search = None
+    search: dict[str, Any] = {} if lexicon is None else {"lexicon": str(lexicon)}
     if choice["lm"]["wer"] < choice["plain"]["wer"]:
-        search = {"language_model": str(lm), **choice["lm"]["options"]}
+        search |= {"language_model": str(lm), **choice["lm"]["options"]}
     else:
         say(f"{lm} does not help on the development set: the bundles are without it")
     bundles: dict[str, Path] = {}
