@@ -3,7 +3,9 @@
     python benchmarks/experiments.py --run runs/a/checkpoints/stage2 --manifest dev.jsonl \\
       --change "without CR-CTC" --learned "..." --json benchmarks/results/experiments.json
 
-The run's best checkpoint is decoded in every mode that its stage has trained, on the CPU. Rows
+The run's best checkpoint is decoded in every mode that its stage has trained, on the CPU. With a
+language model (`--lm`) that is `ctc_beam` alone, and the weight of the model and the bonus of a
+word are chosen on the same manifest, as a recipe does, so that every run is seen at its best. Rows
 stay: a run that did not help is a result, too. A run that is added again replaces its rows; which
 of them can be compared follows from the hours heard and the seconds in steps beside the error
 rates.
@@ -13,6 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +29,14 @@ from voxformer.evaluation import evaluate
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import open_checkpoint
 from voxformer.evaluation.results import write_json
+from voxformer.evaluation.tuning import Scorer, grid, tune
 from voxformer.recipe import best_of
+from voxformer.runtime import DecodingOptions
+from voxformer.shipping import FINER_AXES, LM_GRID
 from voxformer.training.checkpoint import load_checkpoint
 
+BEAM = 100
+"""Hypotheses of the search with a language model."""
 CELLS = (
     "parameters",
     "speech heard, h",
@@ -39,7 +49,13 @@ CELLS = (
 COLUMNS = ("change", "seed", "stage", *CELLS, "learned")
 
 
-def figures_of(run: Path, manifest: Path, limit: int | None) -> dict[str, Any]:
+def figures_of(
+    run: Path,
+    manifest: Path,
+    limit: int | None,
+    name: str | None = None,
+    search: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What a run has cost, and the error rates of its best checkpoint in each mode.
 
     Parameters are those that its modes use: of stage 2, all but the decoder's.
@@ -48,13 +64,21 @@ def figures_of(run: Path, manifest: Path, limit: int | None) -> dict[str, Any]:
         run: folder with `latest.pt`.
         manifest: of the development set.
         limit: utterances, at most, spread evenly.
+        name: of a checkpoint of the run; the best one where None.
+        search: a language model, and a lexicon where the model writes phones.
     """
-    best = best_of(run)
-    model = open_checkpoint(best)
+    model = open_checkpoint(best_of(run) if name is None else run / name)
     utterances = spread(read_manifest(manifest), limit)
-    found = evaluate(model.engine, model.vocabulary, utterances, model.modes, model.options)
+    options, modes = model.options, model.modes
+    if search:
+        modes = ("ctc_beam",)
+        wer = partial(Scorer(model, utterances).wer, "ctc_beam")
+        start = replace(options, beam_size=BEAM, **search)
+        options = tune(wer, grid(wer, start, LM_GRID).options, FINER_AXES).options
+    model.check_writes_words(options)
+    found = evaluate(model.engine, model.vocabulary, utterances, modes, options)
     state = load_checkpoint(run / "latest.pt")
-    modes = found.to_json(utterances=False)["modes"]
+    modes_found = found.to_json(utterances=False)["modes"]
     return {
         "seed": state["config"]["training"]["seed"],
         "stage": state["stage"],
@@ -67,9 +91,16 @@ def figures_of(run: Path, manifest: Path, limit: int | None) -> dict[str, Any]:
         "seconds": state["position"]["seconds"],
         "modes": {
             mode: {key: result[key] for key in ("wer", "wer_interval_95", "words")}
-            for mode, result in modes.items()
+            for mode, result in modes_found.items()
         },
+        "search": "" if not search else searched_with(options),
     }
+
+
+def searched_with(options: DecodingOptions) -> str:
+    """The search with a language model, in few words."""
+    lexicon = ", lexicon" if options.lexicon else ""
+    return f"{lexicon}, LM {options.lm_weight:g} and {options.word_bonus:+g} a word"
 
 
 def cells_of(figures: dict[str, Any]) -> list[list[str]]:
@@ -79,7 +110,7 @@ def cells_of(figures: dict[str, Any]) -> list[list[str]]:
             f"{figures['parameters'] / 1e6:.1f} M",
             f"{figures['audio_hours']:.1f}",
             f"{figures['seconds']:.0f}",
-            mode,
+            mode + figures.get("search", ""),
             f"{result['wer']:.2%}",
             "{:.2%} - {:.2%}".format(*result["wer_interval_95"]),
         ]
@@ -138,9 +169,14 @@ def main() -> None:
     parser.add_argument("--learned", default="", help="what it taught")
     parser.add_argument("--utterances", type=int, help="so many at most, spread evenly")
     parser.add_argument("--note", default="", help="said under the table, such as its scale")
+    parser.add_argument("--checkpoint", help="of the run, such as latest.pt; default: the best")
+    parser.add_argument("--lm", help="search with this language model, tuned on the manifest")
+    parser.add_argument("--lexicon", help="of a model that writes phones")
     parser.add_argument("--json", type=Path, required=True, help="the table, made or added to")
     args = parser.parse_args()
-    figures = figures_of(args.run, args.manifest, args.utterances)
+    search = {"language_model": args.lm, "lexicon": args.lexicon}
+    search = {key: value for key, value in search.items() if value is not None}
+    figures = figures_of(args.run, args.manifest, args.utterances, args.checkpoint, search)
     rows = rows_of(figures, args.change, args.learned)
     for row in rows:
         print("  ".join(row))

@@ -47,6 +47,7 @@ from voxformer.recipe import (
     tokenizer_of,
     train_stage,
 )
+from voxformer.shipping import language_model, lexicon_of
 from voxformer.text.atomic import write_atomically
 from voxformer.training.compatibility import SILENT
 
@@ -97,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _mark(args.out, settings)
     parts = subsets(_usable(args, plan), args.hours)
+    search = _search(args, plan)
     done = {(point["size"], point["asked_hours"], point["seed"]) for point in points}
     for point in itertools.starmap(Point, itertools.product(args.seeds, args.sizes, parts)):
         if (point.size, point.hours, point.seed) in done:
@@ -109,13 +111,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{point}: {error}; the same command goes on", file=sys.stderr)
             return error.code
         hours = sum(u.duration for utterances in part.values() for u in utterances) / 3600
-        found = figures_of(folder, plan.corpus.dev, args.utterances)
+        found = figures_of(folder, plan.corpus.dev, args.utterances, search=search)
         points.append({"size": point.size, "asked_hours": point.hours, "hours": hours, **found})
         _write(args, recipe, settings, points)
         for row in rows_of(points[-1:]):
             print("  ".join(row), flush=True)
     _write(args, recipe, settings, points)
     return 0
+
+
+def _search(args: argparse.Namespace, plan: Plan) -> dict[str, str]:
+    """The recipe's language model, of all its texts whatever speech a point has, and where it is of
+    phones its lexicon."""
+    config, _ = load_config(f"{args.recipe}/{args.stage}", args.overrides)
+    arguments = (plan.corpus, plan.language, args.out, print)
+    lm = language_model(*arguments)
+    lexicon = lexicon_of(config.data.pronunciation, *arguments)
+    return {"language_model": str(lm), **({} if lexicon is None else {"lexicon": str(lexicon)})}
 
 
 def subsets(
@@ -212,7 +224,7 @@ def _write(
     """The JSON with its table, and the plots."""
     budget = f"{args.minutes:g} minutes in steps" if args.minutes else f"{args.audio_hours:g} h"
     what = f"{args.stage} of configs/{args.recipe}, {budget} each"
-    note = f"{what}, without a language model."
+    note = f"{what}, searched with the recipe's language model."
     if args.scale:
         note += f" At the scale `{args.scale}`."
         if recipe.scales[args.scale].utterances is not None:

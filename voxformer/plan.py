@@ -124,13 +124,30 @@ class Recipe(Section):
 
 
 @dataclass(frozen=True)
+class Language:
+    """What language model and lexicon are made from, beside the texts of stage 4's training sets.
+
+    Attributes:
+        texts: files with a sentence a line.
+        order: words of the longest n-grams.
+        prune: how often those occur that are left out, at most.
+        words: a language and how many of its most frequent words are known as well; None for none.
+    """
+
+    texts: Sequence[Path]
+    order: int
+    prune: int
+    words: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A recipe on the speech that there is.
 
     Attributes:
         corpus: manifests by stage.
         overrides: of the config of each stage that is run: time, epochs, when to evaluate and save.
-        texts: files for the language model.
+        language: of the search.
         hours: of speech that an epoch of each stage draws.
         minutes: of the device, of each stage.
         weights: of each training set in stages 1 to 4; None where a stage is left out.
@@ -140,7 +157,7 @@ class Plan:
 
     corpus: Corpus
     overrides: Mapping[str, list[str]]
-    texts: tuple[Path, ...]
+    language: Language
     hours: Mapping[str, float]
     minutes: Mapping[str, float]
     weights: Mapping[str, Sequence[float | None]]
@@ -282,7 +299,9 @@ def make_plan(
         key: [w if stage in budgets else None for stage, w in zip(STAGES, found, strict=True)]
         for key, found in weights.items()
     }
-    return Plan(corpus, of_stage, texts, hours, planned, shown, scale, exporter)
+    words = None if recipe.words is None else (recipe.words.language, recipe.words.count)
+    language = Language(texts, recipe.lm_order, recipe.lm_prune, words)
+    return Plan(corpus, of_stage, language, hours, planned, shown, scale, exporter)
 
 
 def budget_settings(

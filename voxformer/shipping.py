@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxformer.data.manifest import Utterance, read_manifest
+from voxformer.plan import Language
 from voxformer.recipe import STAGES, Corpus, Say, best_of, export_once
 from voxformer.text.atomic import write_atomically
 
@@ -45,23 +46,6 @@ LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "n_best", "ctc_weight", "l
 MIXTURES = (0.3, 0.5, 0.7)
 """Shares of stage 4's weights in mixtures with those that it began with."""
 NO_BUNDLE = "not written: "
-
-
-@dataclass(frozen=True)
-class Language:
-    """What language model and lexicon are made from, beside the texts of stage 4's training sets.
-
-    Attributes:
-        texts: files with a sentence a line.
-        order: words of the longest n-grams.
-        prune: how often those occur that are left out, at most.
-        words: a language and how many of its most frequent words are known as well; None for none.
-    """
-
-    texts: Sequence[Path]
-    order: int
-    prune: int
-    words: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +87,7 @@ def ship(
         ExportRefused: the fp32 bundle is not the model.
     """
     lm = language_model(corpus, language, out, say)
-    lexicon = lexicon_of(corpus, language, out, say)
+    lexicon = lexicon_of(trained_voice(out), corpus, language, out, say)
     checkpoint = choose_and_tune(corpus.dev, lm, lexicon, out, say)
     bundles = _bundles(checkpoint, corpus, lm, lexicon, out, say, exporter)
     results = _evaluate(bundles, checkpoint, corpus, lm, out, say)
@@ -124,14 +108,22 @@ def language_model(corpus: Corpus, language: Language, out: Path, say: Say) -> P
     return path
 
 
-def lexicon_of(corpus: Corpus, language: Language, out: Path, say: Say) -> Path | None:
-    """The words of the language model with their pronunciations, below out/lm, where stage 4 was
-    trained on phones; else None."""
-    from voxformer.data.language_model import write_lexicon
+def trained_voice(out: Path) -> str | None:
+    """Whose phones the last stage was trained to write; None for letters."""
     from voxformer.training.checkpoint import load_checkpoint
 
     config = load_checkpoint(best_of(out / "checkpoints" / STAGES[-1]))["config"]
-    voice = config["data"].get("pronunciation")
+    voice: str | None = config["data"].get("pronunciation")
+    return voice
+
+
+def lexicon_of(
+    voice: str | None, corpus: Corpus, language: Language, out: Path, say: Say
+) -> Path | None:
+    """The words of the language model with their pronunciations, below out/lm; None without a
+    voice, for models of letters."""
+    from voxformer.data.language_model import write_lexicon
+
     if voice is None:
         return None
     path = out / "lm" / f"lexicon-{voice}{_listed(language)}.txt.gz"

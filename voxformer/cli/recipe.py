@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from voxformer.card import write_card
     from voxformer.plan import describe, load_recipe, make_plan
     from voxformer.recipe import StageFailed, train_stages
-    from voxformer.shipping import Language, choose_and_tune, language_model, lexicon_of, ship
+    from voxformer.shipping import choose_and_tune, language_model, lexicon_of, ship, trained_voice
     from voxformer.text.atomic import write_atomically
 
     began = time.monotonic()
@@ -67,14 +67,13 @@ def run(args: argparse.Namespace) -> int:
         return failure.code
     if args.until == "training":
         return 0
-    words = None if recipe.words is None else (recipe.words.language, recipe.words.count)
-    language = Language(plan.texts, recipe.lm_order, recipe.lm_prune, words)
     if args.until == "choice":
-        lm = language_model(plan.corpus, language, out, say)
-        lexicon = lexicon_of(plan.corpus, language, out, say)
+        lm = language_model(plan.corpus, plan.language, out, say)
+        voice = trained_voice(out)
+        lexicon = lexicon_of(voice, plan.corpus, plan.language, out, say)
         choose_and_tune(plan.corpus.dev, lm, lexicon, out, say)
         return 0
-    shipped = ship(plan.corpus, language, out, say, plan.exporter)
+    shipped = ship(plan.corpus, plan.language, out, say, plan.exporter)
     card = write_card(args.name, recipe, plan, shipped, out)
     print(f"bundles      {', '.join(str(path) for path in shipped.bundles.values())}")
     print(f"figures      {out / 'results.json'}\nmodel card   {card}")
