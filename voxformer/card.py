@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from voxformer.data.manifest import read_manifest
+from voxformer.decoding import Lexicon
 from voxformer.plan import Plan, Recipe
 from voxformer.shipping import Shipped
 from voxformer.text.atomic import write_atomically
@@ -77,9 +78,39 @@ def card_values(
         "bundles": bundles,
         "model": model,
         "choice": json.loads((out / "choice.json").read_text("utf-8")),
+        "lexicon": _lexicon_values(shipped.lexicon),
+        "frequent_words": plan.language.words,
         "results": shipped.results,
         "limits": list(LIMITS),
     }
+
+
+def _lexicon_values(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    lexicon = Lexicon.load(path)
+    words, sounds = ({entry[k] for entry in lexicon.entries} for k in (0, 1))
+    return {"file": path.name, "words": len(words), "pronunciations": len(sounds)}
+
+
+def _about_words(values: dict[str, Any]) -> list[str]:
+    """Which words the model may write, and where they come from."""
+    lexicon, listed = values.get("lexicon"), values.get("frequent_words")
+    said = []
+    if lexicon is not None:
+        said.append(
+            f"It hears phones, as eSpeak NG pronounces words, and writes the words of "
+            f"{lexicon['file']} alone: {lexicon['words']} with {lexicon['pronunciations']} "
+            "pronunciations."
+        )
+    if listed is not None:
+        language, count = listed
+        said.append(
+            f"Language model and lexicon have the {count} most frequent words of `{language}` by "
+            "wordfreq (R. Speer 2022, CC BY-SA 4.0, from Wikipedia, subtitles, news, books and "
+            "others) beside those of the texts; of these two files its licence holds as well."
+        )
+    return [" ".join(said)] if said else []
 
 
 def render_card(values: dict[str, Any]) -> str:
@@ -124,6 +155,7 @@ def render_card(values: dict[str, Any]) -> str:
             f"with the language model {Path(results['language_model']['file']).name}: "
             f"{_options(choice['lm'])}."
         ),
+        *_about_words(values),
         "## Word error rates",
         _table(
             ("set", "bundle", "mode", "WER", "95 % interval", "sub / del / ins", "words", "RTF"),
