@@ -70,11 +70,13 @@ def figures_of(
     model = open_checkpoint(best_of(run) if name is None else run / name)
     utterances = spread(read_manifest(manifest), limit)
     options, modes = model.options, model.modes
-    if search:
+    if search is not None and "language_model" in search:
         modes = ("ctc_beam",)
         wer = partial(Scorer(model, utterances).wer, "ctc_beam")
-        start = replace(options, beam_size=BEAM, **search)
+        start = replace(options, beam_size=BEAM, n_best=min(options.n_best, BEAM), **search)
         options = tune(wer, grid(wer, start, LM_GRID).options, FINER_AXES).options
+    elif search is not None:
+        options = replace(options, **search)
     model.check_writes_words(options)
     found = evaluate(model.engine, model.vocabulary, utterances, modes, options)
     state = load_checkpoint(run / "latest.pt")
@@ -93,14 +95,16 @@ def figures_of(
             mode: {key: result[key] for key in ("wer", "wer_interval_95", "words")}
             for mode, result in modes_found.items()
         },
-        "search": "" if not search else searched_with(options),
+        "search": searched_with(options),
     }
 
 
 def searched_with(options: DecodingOptions) -> str:
-    """The search with a language model, in few words."""
-    lexicon = ", lexicon" if options.lexicon else ""
-    return f"{lexicon}, LM {options.lm_weight:g} and {options.word_bonus:+g} a word"
+    """What a search has beside the model, in few words."""
+    said = ", lexicon" if options.lexicon else ""
+    if options.language_model is not None:
+        said += f", LM {options.lm_weight:g} and {options.word_bonus:+g} a word"
+    return said
 
 
 def cells_of(figures: dict[str, Any]) -> list[list[str]]:

@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _search(args: argparse.Namespace, plan: Plan) -> dict[str, str]:
     """The recipe's language model, of all its texts whatever speech a point has, and where it is of
     phones its lexicon."""
-    config, _ = load_config(f"{args.recipe}/{args.stage}", args.overrides)
+    overrides = [*plan.overrides[args.stage], *args.overrides]
+    config, _ = load_config(f"{args.recipe}/{args.stage}", overrides)
     arguments = (plan.corpus, plan.language, args.out, print)
     lm = language_model(*arguments)
     lexicon = lexicon_of(config.data.pronunciation, *arguments)
@@ -244,7 +245,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """What all points of a file have in common; how many workers read is not of it."""
     keys = ("recipe", "stage", "scale", "audio_hours", "minutes", "utterances")
     counted = [o for o in args.overrides if o.partition("=")[0] not in SILENT]
-    return {**{key: getattr(args, key) for key in keys}, "overrides": counted}
+    kept = {key: getattr(args, key) for key in keys}
+    return {**kept, "overrides": counted, "search": "language model"}
 
 
 def _known_points(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

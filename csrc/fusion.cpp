@@ -151,6 +151,25 @@ void FusionModel::AddHotwords(const std::vector<Hotword>& hotwords) {
 // What the language model says of each word by itself, and the best of that by node.
 void FusionModel::AddLexicon() {
   if (!words_have_edges_) Refuse("a lexicon needs tokens that begin with a space, as words do");
+  bool is_spelled[256] = {};  // by some token
+  for (const Token& token : tokens_) {
+    for (const char c : token.text) is_spelled[static_cast<unsigned char>(c)] = true;
+  }
+  const auto spells = [&](std::int32_t entry) {
+    const std::string& spelling = lexicon_->spelling(entry);
+    return std::all_of(spelling.begin(), spelling.end(),
+                       [&](char c) { return is_spelled[static_cast<unsigned char>(c)]; });
+  };
+  std::vector<std::int32_t> unspelled;
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(lexicon_->num_entries()); ++i) {
+    if (!spells(i)) unspelled.push_back(i);
+  }
+  // A few foreign words may have sounds that no training text had.
+  if (2 * unspelled.size() > lexicon_->num_entries()) {
+    Refuse(unspelled.size(), " of the lexicon's ", lexicon_->num_entries(), " spellings, such as '",
+           lexicon_->spelling(unspelled[0]),
+           "', have characters that no token has; is it of this model's voice?");
+  }
   const std::size_t entries = lexicon_->num_entries();
   std::vector<double> alone(entries, 0.0);
   lexicon_words_.resize(entries, NgramModel::kUnknown);
@@ -181,6 +200,7 @@ void FusionModel::AddLexicon() {
   ahead_.reserve(best_ahead_.size());
   for (const std::int32_t entry : best_ahead_) {
     ahead_.push_back(std::clamp(alone[static_cast<std::size_t>(entry)], kLeastAhead, 0.0));
+    least_ahead_ = std::min(least_ahead_, ahead_.back());
   }
 }
 
@@ -235,7 +255,7 @@ PrefixScorer::PrefixScorer(std::shared_ptr<const FusionModel> model)
       largest_gain_(std::max(0.0, model_->options_.word_bonus)) {
   if (model_->lexicon_ && model_->language_model_) {
     // A word may be more probable after those before it than what was lent to it.
-    const double least = *std::min_element(model_->ahead_.begin(), model_->ahead_.end());
+    const double least = model_->least_ahead_;
     largest_gain_ = std::max(0.0, model_->options_.word_bonus - model_->options_.lm_weight * least);
   }
   Start();
@@ -295,10 +315,9 @@ double PrefixScorer::GainOf(const Entry& entry, const Step& step) const noexcept
   return model_->options_.lm_weight * lm_score + step.bonus_score;
 }
 
-// What is lent to a word that is being spelled.
+// What is lent to a word that is being spelled; the lexicon has one that begins so.
 double PrefixScorer::Ahead(bool word_has_text, Lexicon::Node spelled) const noexcept {
   if (!word_has_text || !model_->lexicon_) return 0.0;
-  if (spelled == Lexicon::kNone) return kLeastAhead;
   return model_->ahead_[static_cast<std::size_t>(spelled)];
 }
 

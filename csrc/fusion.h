@@ -97,6 +97,7 @@ class FusionModel {
   // By node: the best ln p of a word spelled so far or further, and that word's entry.
   std::vector<double> ahead_;
   std::vector<std::int32_t> best_ahead_;
+  double least_ahead_ = 0.0;
   std::vector<Token> tokens_;
   bool words_have_edges_ = false;     // some token begins with a space
   bool words_within_tokens_ = false;  // some token has a space elsewhere

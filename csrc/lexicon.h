@@ -36,6 +36,9 @@ class Lexicon {
   const std::string& word(std::int32_t entry) const noexcept {
     return entries_[static_cast<std::size_t>(entry)].word;
   }
+  const std::string& spelling(std::int32_t entry) const noexcept {
+    return entries_[static_cast<std::size_t>(entry)].spelling;
+  }
   std::size_t num_entries() const noexcept { return entries_.size(); }
   // Nodes are numbered from the root on, children after their parents.
   std::size_t num_nodes() const noexcept { return labels_.size(); }

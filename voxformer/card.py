@@ -106,9 +106,10 @@ def _about_words(values: dict[str, Any]) -> list[str]:
     if listed is not None:
         language, count = listed
         said.append(
-            f"Language model and lexicon have the {count} most frequent words of `{language}` by "
-            "wordfreq (R. Speer 2022, CC BY-SA 4.0, from Wikipedia, subtitles, news, books and "
-            "others) beside those of the texts; of these two files its licence holds as well."
+            f"The language model, and the lexicon if there is one, have the {count} most frequent "
+            f"words of `{language}` by wordfreq (R. Speer 2022, CC BY-SA 4.0, from Wikipedia, "
+            "subtitles, news, books and others) beside those of the texts; for these files its "
+            "licence holds as well."
         )
     return [" ".join(said)] if said else []
 

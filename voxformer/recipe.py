@@ -191,7 +191,7 @@ def tokenizer_of(recipe: str, corpus: Corpus, out: Path, overrides: list[str], s
     """The folder of the tokenizer: the config's own, or out/tokenizer, which is trained on the
     texts of the first stage that reads some unless it is there already."""
     from voxformer.text import train_tokenizer
-    from voxformer.text.pronunciation import Pronouncer
+    from voxformer.text.pronunciation import pronouncer
 
     stage = first_with_text(corpus.sets)
     config, _ = load_config(f"{recipe}/{stage}", overrides)
@@ -201,7 +201,7 @@ def tokenizer_of(recipe: str, corpus: Corpus, out: Path, overrides: list[str], s
     if not (folder / "tokens.txt").is_file():
         texts = [u.text for path, _ in corpus.sets[stage] for u in read_manifest(path)]
         if config.data.pronunciation is not None:
-            texts = list(map(Pronouncer(config.data.pronunciation), texts))
+            texts = list(map(pronouncer(config.data.pronunciation), texts))
         train_tokenizer(texts, config.model.vocab_size, folder, config.data.tokenizer_type)
         say(f"tokenizer: {config.model.vocab_size} pieces in {folder}")
     return folder

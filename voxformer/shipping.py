@@ -19,6 +19,7 @@ from typing import Any, Literal
 from voxformer.data.manifest import Utterance, read_manifest
 from voxformer.plan import Language
 from voxformer.recipe import STAGES, Corpus, Say, best_of, export_once
+from voxformer.runtime.bundle import MANIFEST_NAME
 from voxformer.text.atomic import write_atomically
 
 PRECISIONS: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
@@ -102,7 +103,7 @@ def language_model(corpus: Corpus, language: Language, out: Path, say: Say) -> P
     path = out / "lm" / f"words-{language.order}gram{pruned}{_listed(language)}.arpa.gz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        words = _word_list(language, out)
+        words = word_list(language, out)
         order, prune = language.order, language.prune
         say(write_language_model(path, *_texts(corpus, language), order, prune=prune, words=words))
     return path
@@ -129,7 +130,7 @@ def lexicon_of(
     path = out / "lm" / f"lexicon-{voice}{_listed(language)}.txt.gz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        words = _word_list(language, out)
+        words = word_list(language, out)
         say(write_lexicon(path, voice, *_texts(corpus, language), words))
     return path
 
@@ -144,13 +145,19 @@ def _listed(language: Language) -> str:
     return "" if language.words is None else "-{}-{}".format(*language.words)
 
 
-def _word_list(language: Language, out: Path) -> Path | None:
+def word_list(language: Language, out: Path) -> Path | None:
+    """The listed words below out/lm, if there are to be some.
+
+    Raises:
+        DataError: see `write_word_list`.
+    """
     from voxformer.data.language_model import write_word_list
 
     if language.words is None:
         return None
     path = out / "lm" / f"words{_listed(language)}.txt"
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_word_list(path, *language.words)
     return path
 
@@ -178,7 +185,9 @@ def choose_and_tune(dev: Path, lm: Path, lexicon: Path | None, out: Path, say: S
     for name, path in candidates(run, out).items():
         model = open_checkpoint(path)
         scorer = Scorer(model, utterances)
-        options = replace(model.options, beam_size=FIRST_BEAM, language_model=str(lm), **own)
+        n_best = min(model.options.n_best, FIRST_BEAM)
+        first = {"beam_size": FIRST_BEAM, "n_best": n_best, "language_model": str(lm)}
+        options = model.options.changed(**first, **own)
         wer = grid(partial(scorer.wer, "ctc_beam"), options, LM_GRID).wer
         found[name] = wer, path
         say(f"{name}: development WER {wer:.2%} (beam, with the language model)")
@@ -301,11 +310,13 @@ def _evaluate(
     from voxformer.training.storage import file_digest
 
     path, digest, lm_digest = out / "results.json", file_digest(checkpoint), file_digest(lm)
+    # Of bundle.json, which has those of all files, the lexicon among them, and the options.
+    digests = {name: file_digest(bundle / MANIFEST_NAME) for name, bundle in bundles.items()}
     if path.is_file():
         results: dict[str, Any] = json.loads(path.read_text("utf-8"))
         same_model = results.get("checkpoint_sha256") == digest
         same_bundles = set(results["bundles"]) == set(bundles)
-        if same_model and same_bundles and results["language_model"].get("sha256") == lm_digest:
+        if same_model and same_bundles and results.get("bundle_sha256") == digests:
             say(f"evaluated already: {path}")
             return results
     tuned = _chosen(out)["lm"]["options"]
@@ -335,6 +346,7 @@ def _evaluate(
     results = {
         "checkpoint_sha256": digest,
         "bundles": {precision: bundle.name for precision, bundle in bundles.items()},
+        "bundle_sha256": digests,
         "sets": sets,
         "confusions": confusions,
         "language_model": {"file": os.path.relpath(lm, out), "sha256": lm_digest, "options": tuned},

@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "attention_beam_search.h"
@@ -17,6 +18,7 @@
 #include "ctc_log_probs.h"
 #include "ctc_stream.h"
 #include "fusion.h"
+#include "lexicon.h"
 #include "ngram_builder.h"
 #include "ngram_model.h"
 #include "rescoring.h"
@@ -57,6 +59,22 @@ std::shared_ptr<const NgramModel> SomeLanguageModel() {
   return model;
 }
 
+// Words of the language model and others, mostly as tokens spell them.
+std::shared_ptr<const Lexicon> AnyLexicon(FuzzedDataProvider* data,
+                                          const std::vector<std::string>& tokens) {
+  std::vector<Lexicon::Entry> entries;
+  for (int left = data->ConsumeIntegralInRange(0, 6); left > 0; --left) {
+    Lexicon::Entry entry{data->PickValueInArray<std::string>({"a", "b", "ab", "other"}), ""};
+    for (int parts = data->ConsumeIntegralInRange(0, 3); parts > 0; --parts) {
+      std::string text = tokens[data->ConsumeIntegralInRange<std::size_t>(0, tokens.size() - 1)];
+      if (!text.empty() && text[0] == ' ') text.erase(0, 1);
+      entry.spelling += text;
+    }
+    entries.push_back(entry);
+  }
+  return std::make_shared<const Lexicon>(std::move(entries));
+}
+
 std::shared_ptr<const FusionModel> AnyFusion(FuzzedDataProvider* data, std::size_t vocab) {
   if (data->ConsumeBool()) return nullptr;
   std::vector<std::string> tokens;
@@ -82,7 +100,9 @@ std::shared_ptr<const FusionModel> AnyFusion(FuzzedDataProvider* data, std::size
     options.lm_over_tokens = data->ConsumeBool();
     if (data->ConsumeBool()) language_model = SomeLanguageModel();
   }
-  return std::make_shared<FusionModel>(language_model, tokens, hotwords, options);
+  std::shared_ptr<const Lexicon> lexicon;
+  if (!tokens.empty() && data->ConsumeBool()) lexicon = AnyLexicon(data, tokens);
+  return std::make_shared<FusionModel>(language_model, tokens, hotwords, options, lexicon);
 }
 
 void CheckHypotheses(const std::vector<Hypothesis>& hypotheses) {

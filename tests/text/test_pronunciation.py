@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from voxformer.text.espeak import EspeakError
+from voxformer.text import pronunciation
+from voxformer.text.espeak import Espeak, EspeakError
 from voxformer.text.pronunciation import Pronouncer
 
 
@@ -52,12 +53,23 @@ def test_pronunciations_are_normal_text(english: Pronouncer) -> None:
     assert normalise(spoken) == spoken
 
 
-def test_a_voice_that_is_none_is_one_line() -> None:
-    with pytest.raises(EspeakError, match="eSpeak NG has no voice 'xx-none'"):
-        Pronouncer("xx-none")
+@pytest.mark.parametrize("voice", ["xx-none", "en-none"])
+def test_a_voice_that_is_none_is_one_line(voice: str) -> None:
+    with pytest.raises(EspeakError, match=f"eSpeak NG has no voice '{voice}'"):
+        Pronouncer(voice)
+
+
+def test_pronouncing_leaves_the_voices_of_synthetic_speech_as_they_are() -> None:
+    from voxformer.data.voices import _speak_espeak
+
+    before, _ = _speak_espeak("en-us", "hello world", 1.0)
+    Pronouncer("de").word("hallo")
+    after, _ = _speak_espeak("en-us", "hello world", 1.0)
+    assert len(before) == len(after) > 8000
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    monkeypatch.setattr(pronunciation, "espeak", Espeak)  # the process has it already
     with pytest.raises(EspeakError, match=r"pip install 'voxformer\[phones\]'"):
         Pronouncer("en-us")

@@ -20,6 +20,7 @@ from voxformer.training.ctc_crf import (
 )
 from voxformer.training.loop import train
 from voxformer.training.objectives import SupervisedObjective, ctc_loss_sum
+from voxformer.training.setup import RunError
 
 V = 3
 
@@ -113,6 +114,41 @@ def test_long_and_impossible_utterances_stay_finite(bigram: Tensor) -> None:
     assert log_probs.grad is not None
     assert float(loss.detach()) == 0.0
     assert float(log_probs.grad.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_around_it_changes_nothing(bigram: Tensor, dtype: torch.dtype) -> None:
+    """Products of halves would lose paths, and in fp16 overflow where posteriors are sharp."""
+    logits = 8.0 * scores(2, 40, V + 1, seed=3)
+    lengths = torch.tensor([40, 17])
+
+    def both(enabled: bool) -> tuple[Tensor, Tensor]:
+        x = logits.clone().requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            found = log_partition(x.log_softmax(-1), lengths, bigram)
+        found.sum().backward()  # as in training, outside
+        assert x.grad is not None
+        return found.detach(), x.grad
+
+    for a, b in zip(both(False), both(True), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_bigram_of_too_many_tokens_is_refused(make_config, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("voxformer.training.setup.MOST_TOKENS", 10)
+    config = make_config("ctc", crf_weight=0.5)
+    with pytest.raises(RunError, match="at most 10 pieces, and there are 18"):
+        train(config, "run")
+
+
+def test_stage_3_searches_with_what_stage_2_was_trained_with(make_config) -> None:  # type: ignore[no-untyped-def]
+    first = make_config("ctc", run="first", crf_weight=0.9, num_epochs=1)
+    assert train(first, "first") == 0
+    best = Path(first.training.checkpoint_dir) / "best.pt"
+    second = make_config("attention", run="second", init_from=str(best), num_epochs=1)
+    assert train(second, "second") == 0
+    made = Path(second.training.checkpoint_dir) / "tokens.arpa"
+    assert made.read_bytes() == (best.parent / "tokens.arpa").read_bytes()
 
 
 def test_batch_mates_change_nothing(bigram: Tensor) -> None:

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table."""
+    import sys
     from dataclasses import replace
 
     from voxformer.data import read_manifest
@@ -48,6 +49,13 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.provider, args.threads)
     options = with_search_arguments(model.options, args)
     model.check_writes_words(options)
+    if model.random_field and options.language_model is None:
+        print(
+            f"{args.model}: trained with CTC-CRF, whose error rates without a language model are "
+            "high; name one with --lm (tokens.arpa of its run, with --lm-unit token, or one of "
+            "words)",
+            file=sys.stderr,
+        )
     if args.beam_size is not None:
         n_best = min(options.n_best, args.beam_size)
         options = replace(

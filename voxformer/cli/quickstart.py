@@ -62,11 +62,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_recipe(recipe: str, overrides: list[str]) -> None:
     """A fault in a stage's config shows before minutes are spent on the stages before it."""
-    from voxformer.config import load_config
+    from voxformer.config import ConfigError, load_config
     from voxformer.recipe import STAGES
 
     for stage in STAGES:
-        load_config(f"{recipe}/{stage}", overrides)
+        config, _ = load_config(f"{recipe}/{stage}", overrides)
+        if config.data.pronunciation is not None:
+            raise ConfigError(
+                f"{recipe}/{stage}: data.pronunciation: what writes phones needs a lexicon, which "
+                "`voxformer recipe` makes and the quickstart does not; leave it out here"
+            )
 
 
 def _synthesise(folder: Path, say: Any) -> Path:

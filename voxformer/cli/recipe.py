@@ -40,7 +40,14 @@ def run(args: argparse.Namespace) -> int:
     from voxformer.card import write_card
     from voxformer.plan import describe, load_recipe, make_plan
     from voxformer.recipe import StageFailed, train_stages
-    from voxformer.shipping import choose_and_tune, language_model, lexicon_of, ship, trained_voice
+    from voxformer.shipping import (
+        choose_and_tune,
+        language_model,
+        lexicon_of,
+        ship,
+        trained_voice,
+        word_list,
+    )
     from voxformer.text.atomic import write_atomically
 
     began = time.monotonic()
@@ -60,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"plan: {stage}: epochs of {hours:.2f} h; {settings}")
     if args.until == "plan":
         return 0
+    word_list(plan.language, out)  # before hours of training, which would be of no use without
     try:
         train_stages(args.name, plan.corpus, out, args.overrides, say, plan.overrides)
     except StageFailed as failure:

@@ -51,8 +51,10 @@ def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> No
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """A language model and hotwords, for `ctc_beam` and `rescoring`."""
-    group = parser.add_argument_group("language model and hotwords (ctc_beam and rescoring)")
+    """A language model and hotwords, for `ctc_beam` and `rescoring`, and a lexicon for all."""
+    group = parser.add_argument_group(
+        "language model and hotwords (ctc_beam and rescoring), and lexicon (every mode)"
+    )
     add_lm_arguments(group)
     group.add_argument(
         "--hotwords", metavar="FILE", help="phrases, one a line; a tab and its own boost may follow"

@@ -28,11 +28,11 @@ def run(args: argparse.Namespace) -> int:
     """Train it and say where it lies."""
     from voxformer.data.manifest import read_manifest
     from voxformer.text import train_tokenizer
-    from voxformer.text.pronunciation import Pronouncer
+    from voxformer.text.pronunciation import pronouncer
 
     texts = [utterance.text for utterance in read_manifest(args.manifest)]
     if args.voice is not None:
-        texts = list(map(Pronouncer(args.voice), texts))
+        texts = list(map(pronouncer(args.voice), texts))
     tokenizer = train_tokenizer(texts, args.vocab_size, args.out, args.type)
     print(f"{args.out}: {tokenizer.vocab_size} pieces from {len(texts)} texts")
     return 0

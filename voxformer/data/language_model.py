@@ -15,7 +15,7 @@ from voxformer.decoding import Lexicon, NgramLanguageModel
 from voxformer.text import Tokenizer, normalise
 from voxformer.text.atomic import write_atomically
 from voxformer.text.ngrams import train_ngrams
-from voxformer.text.pronunciation import Pronouncer
+from voxformer.text.pronunciation import pronouncer
 
 
 def write_language_model(
@@ -83,7 +83,7 @@ def write_lexicon(
         DataError: a file is missing or not text, or there are no words.
         EspeakError: eSpeak NG is not installed or has no such voice.
     """
-    pronounce = Pronouncer(voice)
+    pronounce = pronouncer(voice)
     counts = Counter(
         word for unit in _units(_lines(texts, manifests), None) for word in unit.split()
     )
@@ -148,8 +148,10 @@ def read_word_list(path: str | os.PathLike[str]) -> dict[str, float]:
         except ValueError:
             frequency = math.nan
         word = normalise(word)
-        if not word or " " in word or not 0.0 < frequency < math.inf:
-            raise DataError(f"{path}:{number}: {line!r} is not one word, or word<TAB>frequency")
+        if not word or " " in word or not 1e-30 <= frequency <= 1e30:
+            raise DataError(
+                f"{path}:{number}: {line!r} is not one word, or word<TAB>frequency above 0"
+            )
         found[word] = found.get(word, 0.0) + frequency
     if not found:
         raise DataError(f"{path}: no words")

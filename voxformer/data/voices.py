@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.io import resample
-from ..text.espeak import Espeak
+from ..text.espeak import espeak as _espeak
 from .manifest import DataError
 from .seeds import derived_generator
 
@@ -190,7 +190,6 @@ def _onnx_session(path: str) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-_espeak = functools.cache(Espeak)
 _piper = functools.cache(_Piper)
 
 

@@ -42,7 +42,8 @@ class CtcBeamDecoder:
             there is lent to the prefix, and given back if it does not go on.
         fusion: how much these count; the defaults of `FusionOptions` where None.
         lexicon: the only words that are searched for, by how the tokens spell them; hypotheses have
-            these words. It needs `tokens`, and then hotwords are words of it.
+            these words. It needs `tokens`, and then hotwords are words of it, which make their
+            sound more probable: among words that sound alike it is the language model that chooses.
 
     Raises:
         ValueError: num_threads is below 1; `tokens.txt` has an empty line; a hotword is empty, of
@@ -404,6 +405,8 @@ def _pronounced(
     for phrase, boost in hotwords.items():
         if not isinstance(phrase, str):
             raise ValueError(f"hotword {phrase!r}: with a lexicon, hotwords are texts")
+        if not boost > 0.0:
+            raise ValueError(f"hotword {phrase!r} has boost {boost}; it must be above 0")
         words = phrase.replace(WORD_START, " ").split()
         ways = [lexicon.spellings(word) for word in words]
         for word, known in zip(words, ways, strict=True):

@@ -62,7 +62,7 @@ class Lexicon:
         try:
             if data.startswith(_GZIP_MAGIC):
                 data = gzip.decompress(data)
-            text = data.decode("utf-8")
+            text = data.decode("utf-8-sig")
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{name}: damaged or truncated gzip data ({error})") from None
         except UnicodeDecodeError:
@@ -75,6 +75,11 @@ class Lexicon:
             if len(fields) != 2 or not all(fields) or " " in line:
                 raise ValueError(
                     f"{name}:{number}: {line!r} is not word<TAB>spelling, neither with spaces"
+                )
+            if WORD_START in fields[1]:
+                raise ValueError(
+                    f"{name}:{number}: {fields[1]!r} has the mark of a word's beginning; leave it "
+                    "out"
                 )
             entries.append((fields[0], fields[1]))
         return cls(entries)

@@ -35,6 +35,8 @@ class OpenModel:
     modes: tuple[Mode, ...]
     pronunciation: str | None = None
     """Voice whose phones a checkpoint writes; a bundle of such a model has a lexicon."""
+    random_field: bool = False
+    """Of a checkpoint: trained with CTC-CRF, whose scores want a language model."""
 
     def check_writes_words(self, options: DecodingOptions) -> None:
         """Refuse to compare phones with words.
@@ -111,6 +113,7 @@ def open_checkpoint(path: Path, provider: str = "cpu", threads: int = 0) -> Open
         options,
         modes,
         loaded.config.data.pronunciation,
+        loaded.config.training.crf_weight > 0.0,
     )
 
 

@@ -23,7 +23,7 @@ SPACE = "\u2581"
 
 
 class SearchSetupError(ValueError):
-    """Options, a language model or hotwords that no search can be made from."""
+    """Options, a language model, a lexicon or hotwords that no search can be made from."""
 
 
 class ModeError(ValueError):
@@ -103,7 +103,8 @@ class DecodingOptions:
         lexicon: path of a `Lexicon`, for a model whose tokens spell pronunciations: the words that
             the CTC search may write, and what other searches' hypotheses are read by; None for
             none.
-        lm_weight, word_bonus, unknown_word_bonus, lm_unit: what it counts for, see `FusionOptions`.
+        lm_weight, word_bonus, unknown_word_bonus, lm_unit: what the language model counts for, see
+            `FusionOptions`.
         hotwords: phrases and their boosts, see `CtcBeamDecoder`; a mapping, or pairs.
         num_threads: threads of the C++ searches over the utterances of a batch; 0 is one per core.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,18 @@ class EspeakError(ValueError):
     """eSpeak NG is missing or cannot do what is asked; the message is one line."""
 
 
-class Espeak:
-    """The library, which has one state for the whole process.
+@functools.cache
+def espeak() -> Espeak:
+    """The process's one: the library has one state, and calls back whoever set it up last.
 
     Raises:
-        EspeakError: it is not installed, or does not find its data.
+        EspeakError: eSpeak NG is not installed, does not load or does not find its data.
     """
+    return Espeak()
+
+
+class Espeak:
+    """The library; made by `espeak`."""
 
     _SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _IPA = 2, 0x8000, 1, 1, 2
 
@@ -28,7 +35,11 @@ class Espeak:
             raise EspeakError(
                 f"eSpeak NG is missing: pip install 'voxformer[phones]' ({error})"
             ) from None
-        library: Any = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+        path = str(espeakng_loader.get_library_path())
+        try:
+            library: Any = ctypes.CDLL(path)
+        except OSError as error:
+            raise EspeakError(f"eSpeak NG does not load: {error}") from None
         data = Path(espeakng_loader.get_data_path())
         self.sample_rate: int = library.espeak_Initialize(
             self._SYNCHRONOUS, 0, os.fsencode(data.parent), self._NO_EXIT

@@ -6,9 +6,10 @@ A model that writes phones need not learn English spelling from a few hours of s
 
 from __future__ import annotations
 
+import functools
 import re
 
-from .espeak import Espeak
+from .espeak import espeak
 from .normalise import normalise
 
 # Stress, length, joins and what eSpeak NG says of a change of language.
@@ -36,11 +37,21 @@ _FOLDED = {
 _SAID = {"en": {"a": "\u0259"}}
 
 
+@functools.cache
+def pronouncer(voice: str) -> Pronouncer:
+    """One for each voice, which keeps the words that it has pronounced.
+
+    Raises:
+        EspeakError: see `Pronouncer`.
+    """
+    return Pronouncer(voice)
+
+
 class Pronouncer:
     """Text to phones, one pronunciation a word, whatever stands beside it.
 
     Args:
-        voice: eSpeak NG's name of a language or accent, such as `en-us`, `de` or `fr-fr`.
+        voice: eSpeak NG's name of a language or accent, such as `en-us`, `de` or `fr`.
 
     Raises:
         EspeakError: eSpeak NG is not installed or has no such voice.
@@ -48,11 +59,11 @@ class Pronouncer:
 
     def __init__(self, voice: str) -> None:
         self.voice = voice
-        self._espeak = Espeak()
-        language = voice.partition("-")[0]
+        self._espeak = espeak()
+        self._espeak.phonemes("", voice)
+        language = voice.lower().partition("-")[0]
         self._folded = _FOLDED.get(language, {})
         self._known = dict(_SAID.get(language, {}))
-        self.word("a")
 
     def __call__(self, text: str) -> str:
         """The normalised text's words as IPA without stress and length, single-spaced."""

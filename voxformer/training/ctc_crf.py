@@ -22,6 +22,9 @@ from torch.nn import functional as F
 # What the last frame may be worth at least, so that its logarithm is finite.
 _LEAST = 1e-30
 
+MOST_TOKENS = 2000
+"""Of a vocabulary: the bigram has as many numbers as the square of that, and is a file of lines."""
+
 Weighted = tuple[Sequence[int], float]
 
 
@@ -86,9 +89,8 @@ def ctc_crf_loss_sum(
         token_lengths: int64 [batch].
         bigram: of `token_bigram`.
     """
-    repeated = (tokens[:, 1:] == tokens[:, :-1]) & (
-        torch.arange(1, tokens.size(1), device=tokens.device) < token_lengths.unsqueeze(1)
-    )
+    places = torch.arange(tokens.size(1), device=tokens.device)[1:]
+    repeated = (tokens[:, 1:] == tokens[:, :-1]) & (places < token_lengths.unsqueeze(1))
     possible = (token_lengths + repeated.sum(1)) <= lengths
     rest = log_partition(log_probs, lengths, bigram) - _log_prior(tokens, token_lengths, bigram)
     return ctc + (rest * possible).sum().to(ctc.dtype)
@@ -97,9 +99,15 @@ def ctc_crf_loss_sum(
 def log_partition(log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
     """ln of the sum over all token sequences and their paths, float32 [batch].
 
-    Linear in the frames: each is one product with the bigram (the forward algorithm; Baum et al.
+    In float32 whatever the precision around it, as products of halves lose masses. Linear in the
+    frames: each is one product with the bigram (the forward algorithm; Baum et al.
     1970), whose masses are scaled to add up to 1. Arguments as of `ctc_crf_loss_sum`.
     """
+    with torch.autocast(log_probs.device.type, enabled=False):
+        return _log_partition(log_probs.float(), lengths, bigram)
+
+
+def _log_partition(log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
     most = log_probs.detach().amax(2, keepdim=True)
     weights = (log_probs - most).exp()
     # A token repeats itself only with a blank between: otherwise the path stays where it is.

@@ -25,7 +25,7 @@ from voxformer.model.voxformer import VoxFormer
 from voxformer.text import Tokenizer, train_tokenizer
 from voxformer.text.atomic import write_atomically
 from voxformer.text.espeak import EspeakError
-from voxformer.text.pronunciation import Pronouncer
+from voxformer.text.pronunciation import pronouncer
 from voxformer.training.checkpoint import (
     TRAINING_ONLY,
     CheckpointError,
@@ -34,7 +34,7 @@ from voxformer.training.checkpoint import (
     load_matching_weights,
 )
 from voxformer.training.compatibility import changed_settings
-from voxformer.training.ctc_crf import bigram_arpa, token_bigram
+from voxformer.training.ctc_crf import MOST_TOKENS, bigram_arpa, token_bigram
 from voxformer.training.mirror import pull_if_there, pull_url
 from voxformer.training.objectives import (
     Objective,
@@ -329,8 +329,16 @@ def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabul
             f"{config.model.vocab_size}"
         )
     vocabulary = Vocabulary(tokenizer, (Path(source) / "tokenizer.model").read_bytes())
-    if config.training.crf_weight == 0.0:
+    # Stage 3 does not train CTC, and searches with what the stage before trained.
+    before = (start.initial or {}).get("config", {}).get("training", {}).get("crf_weight", 0.0)
+    frozen = config.stage is Stage.ATTENTION and before > 0.0
+    if config.training.crf_weight == 0.0 and not frozen:
         return vocabulary
+    if tokenizer.vocab_size > MOST_TOKENS:
+        raise RunError(
+            f"training.crf_weight: CTC-CRF takes at most {MOST_TOKENS} pieces, and there are "
+            f"{tokenizer.vocab_size}; lower model.vocab_size"
+        )
     sequences = ((tokenizer.encode(u.text), u.weight) for u in _read_training(config))
     bigram = token_bigram(sequences, tokenizer.vocab_size)
     path = folder / TOKEN_LM
@@ -360,10 +368,10 @@ def _pronounced(utterances: list[Utterance], config: RunConfig) -> list[Utteranc
     if config.data.pronunciation is None or config.stage is Stage.PRETRAIN:
         return utterances
     try:
-        pronounce = Pronouncer(config.data.pronunciation)
+        pronounce = pronouncer(config.data.pronunciation)
+        return [replace(utterance, text=pronounce(utterance.text)) for utterance in utterances]
     except EspeakError as error:
         raise RunError(f"data.pronunciation: {error}") from None
-    return [replace(utterance, text=pronounce(utterance.text)) for utterance in utterances]
 
 
 def load_training_set(

@@ -7,6 +7,7 @@ const CHARTS = [
   { id: "wer", title: "Word error rate by decoding mode (validation), %", kind: /^valid\.wer_/, wide: true, factor: 100, unit: " %" },
   { id: "loss", title: "Loss", keys: ["train.loss", "valid.loss"], log: true },
   { id: "ctc", title: "CTC loss, nats per token", keys: ["train.ctc", "valid.ctc"], log: true },
+  { id: "crf", title: "CTC-CRF loss, nats per token", keys: ["train.crf", "valid.crf"], log: true },
   { id: "ce", title: "Cross-entropy of the decoder, nats per token", keys: ["train.ce", "valid.ce"], log: true },
   { id: "lr", title: "Learning rate", keys: ["train.learning_rate"] },
   { id: "norm", title: "Gradient norm", keys: ["train.gradient_norm"], log: true },
