@@ -14,6 +14,7 @@
 #include "ctc_prefix_beam_search.h"
 #include "ctc_stream.h"
 #include "fusion.h"
+#include "lexicon.h"
 #include "log_math.h"
 #include "rescoring.h"
 
@@ -174,6 +175,35 @@ void ThreadsMayShareHotwords() {
       std::make_shared<FusionModel>(nullptr, tokens, hotwords, FusionOptions()));
 }
 
+// Homophones, words that begin others, a token that only marks a beginning, hotwords; no word but
+// those of the lexicon is found, except that the last may be unfinished.
+void WordsAreThoseOfTheLexicon() {
+  const std::vector<std::string> tokens = {"<blank>", " a", "b",  " ab", "c", " c",
+                                           "a",       "d",  " b", "e",   " ", "f"};
+  const std::vector<Lexicon::Entry> entries = {{"one", "ab"},   {"two", "ab"},    {"three", "abc"},
+                                               {"four", "bad"}, {"five", "face"}, {"six", "c"}};
+  const auto lexicon = std::make_shared<const Lexicon>(entries);
+  FusionOptions options;
+  options.word_bonus = 0.5;
+  const auto fusion = std::make_shared<FusionModel>(
+      nullptr, tokens, std::vector<Hotword>{{"bad", {}, 4.0}}, options, lexicon);
+  ThreadsDoNotChangeTheResult(fusion);
+  const std::vector<float> values = RandomLogProbs(7, 40, tokens.size());
+  const auto found =
+      CtcBatchDecoder(Beam(30, 30), fusion).Decode({{values.data(), 40, tokens.size()}}, {}, 1);
+  CHECK(!found[0].empty());
+  for (const Hypothesis& hypothesis : found[0]) {
+    CHECK(hypothesis.words.has_value());
+    for (const std::string& word : *hypothesis.words) {
+      CHECK(word != "two");  // without a language model the earlier one
+      CHECK(std::any_of(entries.begin(), entries.end(),
+                        [&](const Lexicon::Entry& entry) { return entry.word == word; }));
+    }
+  }
+  CHECK(Contains(Message<std::invalid_argument>([] { Lexicon({{"a", "b"}, {"a b", "c"}}); }),
+                 "entry 1"));
+}
+
 void ErrorsNameUtteranceAndFrameAndCrossThreads() {
   std::vector<float> values = RandomLogProbs(2, 6 * 5, 4);
   values[(3 * 5 + 2) * 4 + 1] = std::numeric_limits<float>::quiet_NaN();
@@ -259,6 +289,7 @@ int main() {
   voxformer::ChunksDoNotChangeTheResult();
   voxformer::ThreadsDoNotChangeTheResult(nullptr);
   voxformer::ThreadsMayShareHotwords();
+  voxformer::WordsAreThoseOfTheLexicon();
   voxformer::ErrorsNameUtteranceAndFrameAndCrossThreads();
   voxformer::ImpossibleFramesGiveOneEmptyHypothesis();
   voxformer::ThresholdsBearAFrameThatNoPrefixSurvives();
