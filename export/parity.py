@@ -29,6 +29,9 @@ OUTPUTS = ("log_probs", "token_log_probs", "step_log_probs")
 
 STEPS = 6
 
+FAINT = -10.0
+"""A log-prob from which on its difference is compared with its size."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -242,10 +245,15 @@ def _steps(
 
 
 def _difference(expected: FloatArray, found: FloatArray, limits: Limits) -> float:
-    """The largest, of what is likely enough for one of them; NaN where one is."""
+    """The largest, of what is likely enough for one of them; NaN where one is.
+
+    The rounding of a log-prob is relative to the logits that it is made from, and a model that was
+    trained without a normalised output (CTC-CRF) has large ones: below `FAINT` a difference counts
+    by as much less as the log-prob is larger.
+    """
     if expected.shape != found.shape:
         raise ExportRefused(f"an output has shape {found.shape}, the model's has {expected.shape}")
-    differences = np.abs(expected - found)
+    differences = np.abs(expected - found) / np.maximum(1.0, expected / FAINT)
     if limits.least_probability > 0.0:
         least = np.log(limits.least_probability)
         differences[(expected < least) & (found < least)] = 0.0

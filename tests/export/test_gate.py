@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from voxformer.evaluation import ErrorCounts
 from voxformer.export import ExportRefused, export_bundle, parity
+from voxformer.export.parity import _difference
 from voxformer.export.precision import LIMITS
 from voxformer.model.masks import MASKED
 from voxformer.runtime import encode, pad_batch
@@ -202,3 +203,13 @@ def test_exported_model_is_a_copy(exports, model, vocabulary, config, tmp_path):
     before = copy.deepcopy(model.state_dict())
     export_bundle(model, vocabulary.tokens, config, tmp_path / "out")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_of_what_is_improbable_the_rounding_is_relative():
+    expected = np.array([[[-0.1, -40.0]]], dtype=np.float32)
+    limits = LIMITS["fp32"]
+    far = expected + np.array([0.0, 0.003], dtype=np.float32)
+    assert _difference(expected, far, limits) == pytest.approx(0.003 / 4, rel=1e-3)
+    near = expected - np.array([0.003, 0.0], dtype=np.float32)
+    assert _difference(expected, near, limits) == pytest.approx(0.003, rel=1e-3)
+    assert np.isnan(_difference(expected, expected * np.nan, limits))
