@@ -36,11 +36,13 @@ FINER_AXES = (
     ("lm_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)),
     ("word_bonus", (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
 )
-LM_AXES = (("ctc_weight", (0.3, 0.5, 0.7, 0.9)), ("n_best", (10, 30)))
-LM_BEAM = 300
-"""Hypotheses of the search with a language model, at least, which has more to choose from."""
-LEXICON_BEAM = 100
-"""The same with a lexicon, which leaves fewer to choose from."""
+LM_AXES = (
+    ("beam_size", (300, 500)),
+    ("ctc_weight", (0.3, 0.5, 0.7, 0.9)),
+    ("n_best", (10, 30)),
+)
+LM_BEAM = 100
+"""Hypotheses of the search with a language model where its weight is looked for."""
 FIRST_BEAM = 50
 """Hypotheses where candidates are compared."""
 LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "n_best", "ctc_weight", "length_bonus")
@@ -197,7 +199,7 @@ def choose_and_tune(dev: Path, lm: Path, lexicon: Path | None, out: Path, say: S
     start = replace(model.options, **own)
     plain = tune(partial(scorer.wer, "rescoring"), start, PLAIN_AXES)
     say(f"search without language model: development WER {plain.wer:.2%}")
-    beam = max(LM_BEAM if lexicon is None else LEXICON_BEAM, plain.options.beam_size)
+    beam = max(LM_BEAM, plain.options.beam_size)
     fused = replace(plain.options, language_model=str(lm), beam_size=beam, length_bonus=0.0)
     coarse = grid(partial(scorer.wer, "ctc_beam"), fused, LM_GRID)
     searched = tune(partial(scorer.wer, "ctc_beam"), coarse.options, FINER_AXES)
