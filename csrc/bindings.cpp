@@ -227,8 +227,8 @@ void BindHypothesis(py::module_& module) {
            })
       .def("words",
            [](const Hypothesis& hypothesis) -> py::object {
-             if (!hypothesis.words) return py::none();
-             return py::tuple(py::cast(*hypothesis.words));
+             if (!hypothesis.has_words) return py::none();
+             return py::tuple(py::cast(hypothesis.words));
            })
       .def("tokens", [](const Hypothesis& hypothesis) {
         return py::make_tuple(ToTuple(hypothesis.token_ids), ToTuple(hypothesis.timesteps),

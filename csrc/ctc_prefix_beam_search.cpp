@@ -540,7 +540,7 @@ std::vector<Hypothesis> CtcPrefixBeamSearch::Results() {
     Hypothesis impossible;
     impossible.score = kLogZero;
     impossible.ctc_score = kLogZero;
-    if (scorer_ && scorer_->has_lexicon()) impossible.words.emplace();
+    impossible.has_words = scorer_ && scorer_->has_lexicon();
     return {impossible};
   }
   struct Scored {
@@ -579,7 +579,10 @@ std::vector<Hypothesis> CtcPrefixBeamSearch::Results() {
     hypotheses[i].score = scored[i].score;
     hypotheses[i].lm_score = scored[i].earned.lm_score;
     hypotheses[i].bonus_score = scored[i].earned.bonus_score;
-    if (scorer_ && scorer_->has_lexicon()) hypotheses[i].words = scorer_->Words(scored[i].node);
+    if (scorer_ && scorer_->has_lexicon()) {
+      hypotheses[i].words = scorer_->Words(scored[i].node);
+      hypotheses[i].has_words = true;
+    }
   }
   return hypotheses;
 }

@@ -10,8 +10,9 @@ namespace voxformer {
 
 struct Hypothesis {
   std::vector<std::int32_t> token_ids;
-  // What these spell by a lexicon; none without one.
-  std::optional<std::vector<std::string>> words;
+  // What these spell by a lexicon, if there is one.
+  std::vector<std::string> words;
+  bool has_words = false;
   // What the hypotheses of an utterance are sorted by; see FinalScore().
   double score = 0.0;
   // ln of the alignment mass that the search kept for these tokens; none without a CTC search.

@@ -193,8 +193,8 @@ void WordsAreThoseOfTheLexicon() {
       CtcBatchDecoder(Beam(30, 30), fusion).Decode({{values.data(), 40, tokens.size()}}, {}, 1);
   CHECK(!found[0].empty());
   for (const Hypothesis& hypothesis : found[0]) {
-    CHECK(hypothesis.words.has_value());
-    for (const std::string& word : *hypothesis.words) {
+    CHECK(hypothesis.has_words);
+    for (const std::string& word : hypothesis.words) {
       CHECK(word != "two");  // without a language model the earlier one
       CHECK(std::any_of(entries.begin(), entries.end(),
                         [&](const Lexicon::Entry& entry) { return entry.word == word; }));
