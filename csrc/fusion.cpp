@@ -164,8 +164,8 @@ void FusionModel::AddLexicon() {
   for (std::int32_t i = 0; i < static_cast<std::int32_t>(lexicon_->num_entries()); ++i) {
     if (!spells(i)) unspelled.push_back(i);
   }
-  // A few foreign words may have sounds that no training text had.
-  if (2 * unspelled.size() > lexicon_->num_entries()) {
+  // Words may well have sounds that no training text had, and of a small corpus most do.
+  if (100 * (lexicon_->num_entries() - unspelled.size()) < lexicon_->num_entries()) {
     Refuse(unspelled.size(), " of the lexicon's ", lexicon_->num_entries(), " spellings, such as '",
            lexicon_->spelling(unspelled[0]),
            "', have characters that no token has; is it of this model's voice?");

@@ -103,14 +103,12 @@ def test_a_byte_order_mark_is_no_letter(tmp_path: Path) -> None:
 
 
 def test_a_lexicon_that_the_tokens_cannot_spell_is_refused() -> None:
-    """Of another voice, or with marks of stress; a few foreign sounds are no fault."""
+    """Of another voice, or with marks of stress; words that are foreign to it are no fault."""
     tokens = ["<blank>", "\u2581t", "u", "\u2581f", "o", "r"]
     foreign = ("bach", "b\u0251x")
-    CtcBeamDecoder(tokens, lexicon=Lexicon([("to", "tu"), ("for", "for"), foreign]))
-    with pytest.raises(
-        ValueError, match=r"2 of the lexicon's 3 spellings, such as 't\u02c8u', have"
-    ):
-        CtcBeamDecoder(tokens, lexicon=Lexicon([("for", "for"), ("to", "t\u02c8u"), foreign]))
+    CtcBeamDecoder(tokens, lexicon=Lexicon([("to", "tu"), foreign]))
+    with pytest.raises(ValueError, match="2 of the lexicon's 2 spellings, such as 't\u02c8u'"):
+        CtcBeamDecoder(tokens, lexicon=Lexicon([("to", "t\u02c8u"), foreign]))
 
 
 def test_a_hotword_with_a_boost_that_is_none_is_named_as_it_was_given() -> None:
