@@ -278,6 +278,7 @@ void PrefixScorer::Start() {
 
 double PrefixScorer::Gain(Node node, std::int32_t token) {
   Entry& entry = At(node);
+  if (CutsWord(entry, token)) return -std::numeric_limits<double>::infinity();
   const Step step = StepTo(&entry, token);
   double gain = GainOf(entry, step);
   if (model_->hotwords_) gain += model_->HotwordGain(entry.hotword, token);
@@ -286,6 +287,7 @@ double PrefixScorer::Gain(Node node, std::int32_t token) {
 
 double PrefixScorer::Gain(Node node, const BoostedToken& boosted) {
   Entry& entry = At(node);
+  if (CutsWord(entry, boosted.token)) return -std::numeric_limits<double>::infinity();
   const Step step = StepTo(&entry, boosted.token);
   return GainOf(entry, step) + boosted.gain;
 }
@@ -301,13 +303,18 @@ double PrefixScorer::LargestGain(Node node) {
                            model_->options_.word_bonus);
 }
 
-// What a step adds, without hotwords.
+// Whether `token` begins a word where the lexicon ends none, which is not worth scoring.
+bool PrefixScorer::CutsWord(const Entry& entry, std::int32_t token) const noexcept {
+  return model_->lexicon_ && entry.word_has_text &&
+         model_->tokens_[static_cast<std::size_t>(token)].begins_word &&
+         model_->lexicon_->Ending(entry.spelled).empty();
+}
+
+// What a step that cuts no word adds, without hotwords.
 double PrefixScorer::GainOf(const Entry& entry, const Step& step) const noexcept {
   double lm_score = step.lm_score;
   if (model_->lexicon_) {
-    const bool possible = step.spelled != Lexicon::kNone &&
-                          (!step.ends_word || !model_->lexicon_->Ending(entry.spelled).empty());
-    if (!possible) return -std::numeric_limits<double>::infinity();
+    if (step.spelled == Lexicon::kNone) return -std::numeric_limits<double>::infinity();
     // At the root nothing is spelled yet, and all else has a word's text.
     lm_score += Ahead(step.spelled != Lexicon::kRoot, step.spelled) -
                 Ahead(entry.word_has_text, entry.spelled);

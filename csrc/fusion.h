@@ -201,6 +201,7 @@ class PrefixScorer {
   Entry& At(Node node) noexcept { return entries_[static_cast<std::size_t>(node)]; }
   const Entry& At(Node node) const noexcept { return entries_[static_cast<std::size_t>(node)]; }
   Step StepTo(Entry* entry, std::int32_t token);
+  bool CutsWord(const Entry& entry, std::int32_t token) const noexcept;
   double GainOf(const Entry& entry, const Step& step) const noexcept;
   double Ahead(bool word_has_text, Lexicon::Node spelled) const noexcept;
   void ScoreWord(Entry* entry);

@@ -64,7 +64,9 @@ def test_a_card_says_which_words_the_model_knows_and_whose_they_are():
     values = copy.deepcopy(VALUES)
     values["lexicon"] = {"file": "lexicon.txt.gz", "words": 57, "pronunciations": 52}
     values["frequent_words"] = ["en", 50]
+    values["training_note"] = "Stage 1 was finished elsewhere."
     text = render_card(values)
     assert "the words of lexicon.txt.gz alone: 57 with 52 pronunciations" in text
     assert "the 50 most frequent words of `en` by wordfreq" in text
     assert "CC BY-SA 4.0" in text
+    assert "Stage 1 was finished elsewhere." in text.splitlines()

@@ -22,6 +22,10 @@ LIMITS = (
         "Accents and ages as the training sets have them; error rates of speakers unlike them are "
         "higher."
     ),
+    (
+        "No stage has heard silence or noise alone: where nobody speaks it may write a few words, "
+        "of low confidence."
+    ),
     "Text comes in lower case, without punctuation, with numbers as words.",
     (
         "The sets are Ogg/Opus at 24 kbit/s, which is lossy: figures are not strictly comparable "
@@ -75,6 +79,7 @@ def card_values(
         "scale": plan.scale,
         "data": data,
         "training_seconds": training["seconds"],
+        "training_note": training.get("note"),
         "bundles": bundles,
         "model": model,
         "choice": json.loads((out / "choice.json").read_text("utf-8")),
@@ -144,6 +149,7 @@ def render_card(values: dict[str, Any]) -> str:
         "Seconds in steps: "
         + ", ".join(f"{stage} {spent:.0f}" for stage, spent in seconds.items())
         + ".",
+        *([note] if (note := values.get("training_note")) else []),
         "## What is shipped",
         _table(
             ("bundle", "MiB"),

@@ -100,7 +100,8 @@ def train_stages(
     """Train the stages; returns the checkpoint of the last.
 
     A run folder with `best.pt` and without `latest.pt` is a finished stage whose weights were
-    brought from elsewhere, and is taken as it is.
+    brought from elsewhere, and is taken as it is. How it came about may be told under `note` in
+    out/training.json, for the model card.
 
     Args:
         recipe: folder of stage1.yaml … stage4.yaml, as `--config` finds it (`an4`, `quickstart`).
@@ -121,9 +122,10 @@ def train_stages(
     tokenizer = tokenizer_of(recipe, corpus, out, tokenizer_overrides, say)
     previous: Path | None = None
     record = out / "training.json"
-    seconds: dict[str, float] = {}
+    known: dict[str, Any] = {"seconds": {}}
     if record.is_file():  # of a stage that was finished elsewhere it may be all that is known
-        seconds = json.loads(record.read_text("utf-8"))["seconds"]
+        known = json.loads(record.read_text("utf-8"))
+    seconds: dict[str, float] = known["seconds"]
     for stage in STAGES:
         if stage not in planned:
             continue
@@ -138,7 +140,7 @@ def train_stages(
         seconds[stage] = train_stage(config, stage)
         previous = best_of(folder)
         say(f"{stage}: {seconds[stage]:.0f} s of training, {previous}")
-    values = {"seconds": seconds, "total_seconds": sum(seconds.values())}
+    values = {**known, "total_seconds": sum(seconds.values())}
     write_atomically(record, json.dumps(values, indent=2) + "\n")
     assert previous is not None
     return previous

@@ -317,8 +317,9 @@ def _evaluate(
     if path.is_file():
         results: dict[str, Any] = json.loads(path.read_text("utf-8"))
         same_model = results.get("checkpoint_sha256") == digest
-        same_bundles = set(results["bundles"]) == set(bundles)
-        if same_model and same_bundles and results.get("bundle_sha256") == digests:
+        # Where it does not help, the language model is in no bundle.
+        same_lm = results["language_model"].get("sha256") == lm_digest
+        if same_model and same_lm and results.get("bundle_sha256") == digests:
             say(f"evaluated already: {path}")
             return results
     tuned = _chosen(out)["lm"]["options"]

@@ -107,6 +107,16 @@ UNKNOWN = "<unk>"
 LEAST_LENT = -20.0
 
 
+def occurrences(phrases: Mapping[str, float], text: str) -> float:
+    """The boosts of phrases, as often as they are in a text with spaces at its words' edges."""
+    return sum(
+        boost
+        for phrase, boost in phrases.items()
+        for start in range(len(text))
+        if text.startswith(f" {phrase} ", start)
+    )
+
+
 @dataclass
 class Pronounced:
     """What tokens spell by a lexicon of pairs (word, spelling), and what they earn by that.
@@ -178,16 +188,10 @@ class Pronounced:
     def lm_score(self, ids: Ids) -> float:
         return self.reading(self.groups(ids), True)
 
-    def boosts(self, text: str) -> float:
-        return sum(
-            boost
-            for phrase, boost in self.phrases.items()
-            for start in range(len(text))
-            if text.startswith(f" {phrase} ", start)
-        )
-
     def bonus_score(self, ids: Ids) -> float:
-        return self.word_bonus * len(self.groups(ids)) + self.boosts(self.text(ids) + " ")
+        return self.word_bonus * len(self.groups(ids)) + occurrences(
+            self.phrases, self.text(ids) + " "
+        )
 
     def earned(self, ids: Ids) -> float:
         """While the search runs: closed words, and what is lent to the last and to hotwords."""
@@ -204,7 +208,9 @@ class Pronounced:
             for k in range(1, len(phrase) + 1)
             if text.endswith(f" {phrase[:k]}")
         ]
-        bonus = self.word_bonus * len(closed) + self.boosts(text) + max(lent, default=0.0)
+        bonus = (
+            self.word_bonus * len(closed) + occurrences(self.phrases, text) + max(lent, default=0.0)
+        )
         return self.lm_weight * lm_score + bonus
 
     def possible(self, group: str, is_last: bool) -> list[str]:

@@ -19,7 +19,7 @@ from voxformer.decoding import (
     NgramLanguageModel,
 )
 
-from .oracles import Ids, brute_force, log_softmax, ranked, reference_beam
+from .oracles import Ids, brute_force, log_softmax, occurrences, ranked, reference_beam
 
 # A blank, a space of its own, words in one piece and in two, and a piece that goes on.
 TOKENS = ["<blank>", "▁", "▁a", "b", "▁ab", "a", "c"]
@@ -107,14 +107,6 @@ class Fusion:
         bonus = self.options.unknown_word_bonus
         return sum(min(0.0, s.log_prob + (bonus if s.oov else 0.0)) for s in scores)
 
-    def occurrences(self, text: str) -> float:
-        return sum(
-            boost
-            for phrase, boost in self.hotwords.items()
-            for start in range(len(text))
-            if text.startswith(f" {phrase} ", start)
-        )
-
     def lent(self, text: str) -> float:
         shares = [
             boost * k / len(phrase)
@@ -129,7 +121,7 @@ class Fusion:
         text = self.text(prefix) + " "
         words = text.split()
         units = [TOKENS[i] for i in prefix] if self.options.lm_unit == "token" else words
-        bonus = self.options.word_bonus * len(words) + self.occurrences(text)
+        bonus = self.options.word_bonus * len(words) + occurrences(self.hotwords, text)
         return self.lm_score(units, end=True), bonus
 
     def earned(self, prefix: Ids) -> float:
@@ -141,7 +133,7 @@ class Fusion:
         return (
             self.options.lm_weight * lm * (self.model is not None)
             + self.options.word_bonus * len(complete)
-            + self.occurrences(text)
+            + occurrences(self.hotwords, text)
             + self.lent(text)
         )
 

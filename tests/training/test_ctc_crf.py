@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from voxformer.cli import main
 from voxformer.decoding import BeamOptions, CtcBeamDecoder, FusionOptions, NgramLanguageModel
 from voxformer.training.ctc_crf import (
     bigram_arpa,
@@ -145,10 +146,28 @@ def test_stage_3_searches_with_what_stage_2_was_trained_with(make_config) -> Non
     first = make_config("ctc", run="first", crf_weight=0.9, num_epochs=1)
     assert train(first, "first") == 0
     best = Path(first.training.checkpoint_dir) / "best.pt"
-    second = make_config("attention", run="second", init_from=str(best), num_epochs=1)
+    options = {"init_from": str(best), "num_epochs": 1, "crf_weight": 0.9}
+    second = make_config("attention", run="second", **options)
     assert train(second, "second") == 0
     made = Path(second.training.checkpoint_dir) / "tokens.arpa"
     assert made.read_bytes() == (best.parent / "tokens.arpa").read_bytes()
+
+
+def test_an_evaluation_without_a_language_model_is_warned_of(
+    make_config,  # type: ignore[no-untyped-def]
+    corpus: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = make_config("ctc", crf_weight=0.9, num_epochs=1)
+    assert train(config, "run") == 0
+    folder = Path(config.training.checkpoint_dir)
+    command = ["evaluate", "--model", str(folder / "best.pt"), "--mode", "ctc_beam"]
+    command += ["--manifest", str(corpus / "dev.jsonl")]
+    assert main(command) == 0
+    assert "trained with CTC-CRF, whose error rates without" in capsys.readouterr().err
+    with_bigram = ["--lm", str(folder / "tokens.arpa"), "--lm-unit", "token", "--lm-weight", "1"]
+    assert main([*command, *with_bigram]) == 0
+    assert "CTC-CRF" not in capsys.readouterr().err
 
 
 def test_batch_mates_change_nothing(bigram: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from voxformer.cli.numbers import fraction, whole
 from voxformer.cli.search import add_search_arguments, with_search_arguments
@@ -34,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table."""
-    import sys
     from dataclasses import replace
 
     from voxformer.data import read_manifest

@@ -190,7 +190,8 @@ class TrainingConfig(Section):
     crf_weight: float = Field(0.0, ge=0.0, le=1.0)
     """Share of CTC's loss that is CTC-CRF's (Xiang and Ou 2019), which weighs the transcript's
     paths against those of all token sequences by a bigram of the training transcripts; 0 is off.
-    Such a model needs a search with a language model: `ctc_greedy` says little of it."""
+    Such a model needs a search with a language model: `ctc_greedy` says little of it. Stage 3,
+    which trains no CTC, evaluates with that bigram where this is above 0."""
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
     """Decay of the weights' moving average that evaluation and `best.pt` use; 0 is off."""
     save_interval: int = Field(500, ge=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from voxformer.data.manifest import DataError, read_manifest
 from voxformer.decoding import Lexicon, NgramLanguageModel
 from voxformer.text import Tokenizer, normalise
 from voxformer.text.atomic import write_atomically
+from voxformer.text.compressed import read_text
 from voxformer.text.ngrams import train_ngrams
 from voxformer.text.pronunciation import pronouncer
 
@@ -206,13 +206,9 @@ def _lines(texts: Sequence[str], manifests: Sequence[str]) -> Iterator[str]:
 
 
 def _text_of(name: str) -> str:
-    """Of a UTF-8 file, which gzip may have compressed if its name says so."""
     try:
-        data = Path(name).read_bytes()
-        return (gzip.decompress(data) if name.endswith(".gz") else data).decode("utf-8")
+        return read_text(name)
     except FileNotFoundError:
         raise DataError(f"{name}: no such text") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 text: {error.reason}") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{name}: damaged or truncated gzip data ({error})") from None
+    except ValueError as error:
+        raise DataError(str(error)) from None

@@ -166,8 +166,9 @@ class CtcBeamDecoder:
         Raises:
             ValueError: an id is not in the vocabulary.
         """
-        if self._core_fusion is None or not self._has_lexicon:
+        if not self._has_lexicon:
             return hypothesis
+        assert self._core_fusion is not None
         words = tuple(self._core_fusion.words(hypothesis.token_ids))
         return replace(hypothesis, words=words, text=" ".join(words))
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections.abc import Iterable
-from pathlib import Path
 
 from .. import _core
+from ..text.compressed import read_text
 from .vocabulary import WORD_START
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _PARTING = frozenset("\t\r\n")
 
 
@@ -35,14 +32,8 @@ class Lexicon:
     def __init__(self, entries: Iterable[tuple[str, str]]) -> None:
         self.entries = tuple(dict.fromkeys((word, spelling) for word, spelling in entries))
         for number, (word, spelling) in enumerate(self.entries):
-            for text in (word, spelling):
-                if not isinstance(text, str) or _PARTING & set(text):
-                    raise ValueError(f"lexicon entry {number}: {text!r} is not one word")
-            if WORD_START in spelling:
-                raise ValueError(
-                    f"lexicon entry {number}: spelling {spelling!r} has the mark of a word's "
-                    "beginning; leave it out"
-                )
+            if fault := _fault(word, spelling):
+                raise ValueError(f"lexicon entry {number}: {fault}")
         self._core = _core.Lexicon(self.entries)
         self._spellings: dict[str, list[str]] = {}
         for word, spelling in self.entries:
@@ -57,30 +48,16 @@ class Lexicon:
                 line.
             OSError: the file cannot be read.
         """
-        name = os.fspath(path)
-        data = Path(path).read_bytes()
-        try:
-            if data.startswith(_GZIP_MAGIC):
-                data = gzip.decompress(data)
-            text = data.decode("utf-8-sig")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{name}: damaged or truncated gzip data ({error})") from None
-        except UnicodeDecodeError:
-            raise ValueError(
-                f"{name}: not UTF-8 text; a lexicon has lines word<TAB>spelling"
-            ) from None
+        text = read_text(path)
         entries: list[tuple[str, str]] = []
         for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
             fields = line.removesuffix("\r").split("\t")
             if len(fields) != 2 or not all(fields) or " " in line:
                 raise ValueError(
-                    f"{name}:{number}: {line!r} is not word<TAB>spelling, neither with spaces"
+                    f"{path}:{number}: {line!r} is not word<TAB>spelling, neither with spaces"
                 )
-            if WORD_START in fields[1]:
-                raise ValueError(
-                    f"{name}:{number}: {fields[1]!r} has the mark of a word's beginning; leave it "
-                    "out"
-                )
+            if fault := _fault(*fields):
+                raise ValueError(f"{path}:{number}: {fault}")
             entries.append((fields[0], fields[1]))
         return cls(entries)
 
@@ -104,3 +81,13 @@ class Lexicon:
     def to_core(self) -> _core.Lexicon:
         """The extension's counterpart."""
         return self._core
+
+
+def _fault(word: str, spelling: str) -> str | None:
+    """What is wrong with an entry, beside what the extension refuses."""
+    for text in (word, spelling):
+        if not isinstance(text, str) or _PARTING & set(text):
+            return f"{text!r} is not one word"
+    if WORD_START in spelling:
+        return f"{spelling!r} has the mark of a word's beginning; leave it out"
+    return None

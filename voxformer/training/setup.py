@@ -329,10 +329,7 @@ def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabul
             f"{config.model.vocab_size}"
         )
     vocabulary = Vocabulary(tokenizer, (Path(source) / "tokenizer.model").read_bytes())
-    # Stage 3 does not train CTC, and searches with what the stage before trained.
-    before = (start.initial or {}).get("config", {}).get("training", {}).get("crf_weight", 0.0)
-    frozen = config.stage is Stage.ATTENTION and before > 0.0
-    if config.training.crf_weight == 0.0 and not frozen:
+    if config.training.crf_weight == 0.0:
         return vocabulary
     if tokenizer.vocab_size > MOST_TOKENS:
         raise RunError(
