@@ -45,6 +45,11 @@ def test_reasons_by_id(corpus, tokenizer) -> None:
     assert "no audio file" in reasons["gone"]
 
 
+def test_a_recording_of_no_speech_needs_no_text(corpus, tokenizer) -> None:
+    utterances = [replace(u, text="", speech=False) for u in corpus]
+    assert screen(utterances, tokenizer, DataConfig()).kept == utterances
+
+
 def test_pretraining_needs_no_text(corpus) -> None:
     utterances = [replace(u, text="") for u in corpus]
     assert screen(utterances, None, DataConfig()).kept == utterances

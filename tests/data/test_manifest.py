@@ -64,6 +64,13 @@ def test_utterance_of_two_sets_is_refused_in_one_line(tmp_path: Path) -> None:
             duration=st.integers(0, 10**6).map(lambda n: n / 1000),
             text=st.text().map(str.strip),
             speaker=st.none() | st.text(),
+        )
+        | st.builds(
+            Utterance,
+            id=st.text(min_size=1),
+            audio_path=st.just(Path("/data/a.flac")),
+            duration=st.just(1.5),
+            speech=st.just(False),
         ),
         min_size=1,
         unique_by=lambda u: u.id,
@@ -96,6 +103,8 @@ def test_a_moved_folder_still_works(tmp_path: Path) -> None:
         ('{"audio_filepath": "a.wav", "duration": NaN}\n', "duration"),
         (row(text=["a"]), "text"),
         (row(offset=2.0), "offset"),
+        (row(speech="no"), "neither true nor false"),
+        (row(speech=False, text="yes"), "there is a text"),
     ],
 )
 def test_bad_line_is_named(tmp_path: Path, bad: object, message: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from voxformer.data.sampler import BucketingSampler
 from voxformer.model import bestrq
 from voxformer.model.voxformer import VoxFormer
 from voxformer.text import train_tokenizer
+from voxformer.training.ctc_crf import token_bigram
 from voxformer.training.loop import train
 from voxformer.training.objectives import (
     Objective,
@@ -244,6 +247,56 @@ def test_consistency_is_half_the_symmetric_kl_divergence_with_detached_targets()
     torch.testing.assert_close(logits.grad, expected)
     found = float(consistency_sum(logits.detach().log_softmax(-1), torch.tensor(lengths * 2)))
     assert found == pytest.approx(value)
+
+
+def test_the_two_views_have_vocal_tracts_of_their_own(make_config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("hybrid")
+    unmasked = AugmentConfig().model_copy(
+        update={
+            "spec_augment": AugmentConfig().spec_augment.model_copy(
+                update={"frequency_masks": 0, "time_masks": 0}
+            )
+        }
+    )
+    batch = batches(config, tmp_path, 8)[0]
+    for low, high, differ in ((0.8, 1.25, True), (1.1, 1.1, False)):
+        augment = unmasked.model_copy(update={"vocal_tract": [low, high]})
+        objective = SupervisedObjective(
+            VoxFormer(config.model), torch.device("cpu"), augment, 0.1, cr_ctc_weight=0.2
+        )
+        features, lengths = objective._features(batch, True, 1.0)
+        first, second = features.chunk(2)
+        assert torch.equal(*lengths.chunk(2))
+        for one, other in zip(first, second, strict=True):
+            assert torch.equal(one, other) is not differ
+        alone, _ = objective._features(batch, False, 1.0)
+        assert torch.equal(alone, first)
+
+
+def test_a_batch_in_which_nobody_speaks_gives_a_loss_to_learn_from(
+    make_config, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    config = make_config("hybrid")
+    batch = batches(config, tmp_path, 8)[0]
+    silent = replace(
+        batch, tokens=batch.tokens[:, :0], token_lengths=torch.zeros_like(batch.token_lengths)
+    )
+    model = VoxFormer(config.model)
+    bigram = token_bigram([([1, 2], 1.0), ([], 1.0)], config.model.vocab_size)
+    objective = SupervisedObjective(
+        model, torch.device("cpu"), AugmentConfig(), 0.1, 0.2, False, 0.1, 0.3, 0.9, bigram
+    )
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(3):
+        share = objective.share(silent, objective.weigh(silent), 0.5)
+        optimizer.zero_grad()
+        share.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        losses.append(share.terms["ctc"])
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[2] < losses[0]
 
 
 @pytest.mark.parametrize("two_views", [0.0, 0.2])

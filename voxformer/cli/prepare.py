@@ -9,7 +9,7 @@ from voxformer.cli.numbers import whole
 
 EXAMPLE = "voxformer prepare librispeech LibriSpeech/ --out data/librispeech"
 
-KINDS = ("librispeech", "manifest", "kaldi", "synthetic")
+KINDS = ("librispeech", "manifest", "kaldi", "synthetic", "noise")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         nargs="?",
-        help="the corpus; `synthetic` reads from this text, or makes spoken commands without one",
+        help="the corpus; `synthetic` reads from this text, or makes spoken commands without one; "
+        "`noise` has none",
     )
     parser.add_argument("--out", required=True, help="folder for the manifests")
     parser.add_argument(
         "--name",
         help="with `manifest`: name of the new one without .jsonl; default as the source; with "
-        "`synthetic` and a text: default synthetic-train",
+        "`synthetic` and a text: default synthetic-train; with `noise`: default noise-train",
     )
     parser.add_argument(
         "--sentences",
@@ -32,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2000,
         metavar="N",
         help="with `synthetic` and a text: utterances to make (default: 2000)",
+    )
+    parser.add_argument(
+        "--recordings",
+        type=whole(1),
+        default=300,
+        metavar="N",
+        help="with `noise`: recordings in which nobody speaks (default: 300)",
     )
     parser.add_argument(
         "--dev-speakers",
@@ -47,7 +55,11 @@ def run(args: argparse.Namespace) -> int:
     from voxformer.data import prepare
     from voxformer.data.manifest import DataError
 
-    if args.kind != "synthetic" and args.source is None:
+    if args.kind == "noise" and args.source is not None:
+        raise DataError(
+            f"prepare noise: takes no corpus, and {args.source} was named; leave it out"
+        )
+    if args.kind not in ("synthetic", "noise") and args.source is None:
         raise DataError(f"prepare {args.kind}: name the corpus: voxformer prepare {args.kind} SRC")
     if args.kind == "manifest":
         prepared = prepare.prepare_manifest(args.source, args.out, args.name, args.dev_speakers)
@@ -55,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         prepared = prepare.prepare_synthetic(
             args.source, args.out, name=args.name, sentences=args.sentences
         )
+    elif args.kind == "noise":
+        prepared = prepare.prepare_noise(args.out, name=args.name, recordings=args.recordings)
     else:
         prepared = getattr(prepare, f"prepare_{args.kind}")(args.source, args.out)
     for utterance_id, reason in prepared.bad:

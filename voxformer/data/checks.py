@@ -91,7 +91,7 @@ def _reason(
         return f"{utterance.duration:.3f} s is shorter than one analysis window"
     if tokenizer is not None:
         tokens = tokenizer.encode(utterance.text)
-        if not tokens:
+        if not tokens and utterance.speech:
             return "empty text"
         if tokenizer.unknown_id in tokens:
             return f"a character of {utterance.text!r:.60} is not in the tokenizer"

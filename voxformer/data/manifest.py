@@ -2,7 +2,8 @@
 
     {"audio_filepath": "a/1.flac", "duration": 2.31, "text": "yes", "id": "1", "speaker": "ann"}
 
-`audio_filepath` is relative to the manifest; `text`, `id` and `speaker` may be missing.
+`audio_filepath` is relative to the manifest; `text`, `id` and `speaker` may be missing. A line with
+`"speech": false` is a recording of no speech, which a model is to answer with nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Utterance:
     speaker: str | None = None
     weight: float = 1.0
     """How often an epoch of training draws it; of its training set, not of its manifest's line."""
+    speech: bool = True
+    """False for a recording in which nobody speaks: having no text is then no fault of it."""
 
 
 def spread(items: Sequence[Item], count: int | None) -> list[Item]:
@@ -105,6 +108,8 @@ def write_manifest(path: PathLike, utterances: Iterable[Utterance]) -> None:
         }
         if utterance.speaker is not None:
             row["speaker"] = utterance.speaker
+        if not utterance.speech:
+            row["speech"] = False
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines))
 
@@ -145,7 +150,7 @@ class BadLine(ValueError):
 
 
 def parse_row(line: str) -> dict[str, Any]:
-    """One line of a manifest as an object whose text, id, speaker and path are what they should be.
+    """One line of a manifest as an object whose keys hold what they should, if they are there.
 
     Raises:
         BadLine: it is not.
@@ -172,6 +177,10 @@ def parse_row(line: str) -> dict[str, Any]:
             str(row.get(key)).encode()
         except UnicodeEncodeError:
             raise BadLine(f"{key} holds half a character (a lone surrogate)") from None
+    if not isinstance(row.get("speech", True), bool):
+        raise BadLine(f"speech is {type(row['speech']).__name__}, neither true nor false")
+    if row.get("text") and row.get("speech") is False:
+        raise BadLine("speech is false, and there is a text; leave one of them out")
     return row
 
 
@@ -212,5 +221,6 @@ def _parse(line: str, folder: Path) -> tuple[Utterance, bool]:
         duration=float(duration),
         text="" if row.get("text") is None else str(row["text"]).strip(),
         speaker=None if speaker is None else str(speaker),
+        speech=row.get("speech", True),
     )
     return utterance, named

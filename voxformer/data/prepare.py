@@ -29,6 +29,7 @@ from .manifest import (
     Utterance,
     named_after,
     parse_row,
+    read_manifest,
     write_manifest,
 )
 
@@ -59,6 +60,7 @@ class _Source:
     start: float = 0.0
     end: float | None = None
     """Seconds; None is the end of the recording."""
+    speech: bool = True
 
     @property
     def is_segment(self) -> bool:
@@ -174,7 +176,6 @@ def prepare_synthetic(
         name: of the set that is read from a text.
         sentences: of that set.
     """
-    from .manifest import read_manifest
     from .synthetic import synthesise, synthesise_text
 
     if src is None:
@@ -183,6 +184,28 @@ def prepare_synthetic(
         name = name or "synthetic-train"
         manifest = synthesise_text(src, out, name, sentences, seed, progress=progress)
         prepared = Prepared(manifests={name: manifest})
+    return _counted(prepared)
+
+
+def prepare_noise(
+    out: PathLike, seed: int = 1, name: str | None = None, recordings: int = 300
+) -> Prepared:
+    """Recordings in which nobody speaks, for training (`noises.make_noises`).
+
+    Args:
+        out: folder for recordings and manifest.
+        seed: decides what is made.
+        name: of the set; default noise-train.
+        recordings: how many.
+    """
+    from .noises import make_noises
+
+    name = name or "noise-train"
+    return _counted(Prepared(manifests={name: make_noises(out, name, recordings, seed)}))
+
+
+def _counted(prepared: Prepared) -> Prepared:
+    """With the number and length of what its manifests have."""
     for manifest in prepared.manifests.values():
         utterances = read_manifest(manifest)
         prepared.utterances += len(utterances)
@@ -270,6 +293,7 @@ def _manifest_sources(path: Path, bad: list[tuple[str, str]]) -> Iterator[_Sourc
             speaker=None if speaker is None else str(speaker),
             start=start,
             end=end,
+            speech=row.get("speech", True),
         )
 
 
@@ -328,7 +352,8 @@ def _measure(source: _Source, out: Path) -> Utterance | str:
     except AudioError as error:
         return str(error)
     seconds = len(samples) / SAMPLE_RATE
-    return Utterance(source.id, path, seconds, normalise(source.text), source.speaker)
+    text = normalise(source.text)
+    return Utterance(source.id, path, seconds, text, source.speaker, speech=source.speech)
 
 
 @functools.lru_cache(maxsize=2)

@@ -243,14 +243,18 @@ class SupervisedObjective:
         if self.augment is None:
             views = [features, features] if two_views else [features]
         else:
-            low, high = sorted(self.augment.vocal_tract)
-            if (low, high) != (1.0, 1.0):
-                rate = self.model.front_end.sample_rate
-                features = perturb_vocal_tract(features, batch.seeds, (low, high), rate)
-            options = self.augment.spec_augment
             seeds = [batch.seeds, batch.seeds ^ SECOND_VIEW] if two_views else [batch.seeds]
-            views = [spec_augment(features, lengths, s, options, progress) for s in seeds]
+            views = [self._view(features, lengths, s, progress) for s in seeds]
         return torch.cat(views), lengths.repeat(len(views))
+
+    def _view(self, features: Tensor, lengths: Tensor, seeds: Tensor, progress: float) -> Tensor:
+        """Features in a voice and with masks that the seeds draw."""
+        assert self.augment is not None
+        low, high = sorted(self.augment.vocal_tract)
+        if (low, high) != (1.0, 1.0):
+            rate = self.model.front_end.sample_rate
+            features = perturb_vocal_tract(features, seeds, (low, high), rate)
+        return spec_augment(features, lengths, seeds, self.augment.spec_augment, progress)
 
 
 def ctc_loss_sum(
