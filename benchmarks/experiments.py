@@ -32,7 +32,7 @@ from voxformer.evaluation.results import write_json
 from voxformer.evaluation.tuning import Scorer, grid, tune
 from voxformer.recipe import best_of
 from voxformer.runtime import DecodingOptions
-from voxformer.shipping import FINER_AXES, LM_GRID
+from voxformer.shipping import FINER_AXES, LM_GRID, LM_STATES
 from voxformer.training.checkpoint import load_checkpoint
 
 BEAM = 100
@@ -73,7 +73,8 @@ def figures_of(
     if search is not None and "language_model" in search:
         modes = ("ctc_beam",)
         wer = partial(Scorer(model, utterances).wer, "ctc_beam")
-        start = replace(options, beam_size=BEAM, n_best=min(options.n_best, BEAM), **search)
+        n_best = min(options.n_best, BEAM)
+        start = replace(options, beam_size=BEAM, n_best=n_best, **search, **LM_STATES)
         options = tune(wer, grid(wer, start, LM_GRID).options, FINER_AXES).options
     elif search is not None:
         options = replace(options, **search)

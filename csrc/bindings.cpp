@@ -275,18 +275,20 @@ void BindAttentionBeamSearch(py::module_& module) {
 
 void BindOptions(py::module_& module) {
   py::class_<CtcBeamOptions>(module, "CtcBeamOptions")
-      .def(py::init([](std::int64_t beam_size, std::int64_t n_best, std::int64_t blank_id,
-                       double length_bonus, double length_penalty, double beam_threshold,
-                       double token_min_log_prob, bool check_sums) {
-             const CtcBeamOptions options{beam_size,          n_best,         blank_id,
-                                          length_bonus,       length_penalty, beam_threshold,
-                                          token_min_log_prob, check_sums};
-             options.Validate();
-             return options;
-           }),
-           py::kw_only(), py::arg("beam_size"), py::arg("n_best"), py::arg("blank_id"),
-           py::arg("length_bonus"), py::arg("length_penalty"), py::arg("beam_threshold"),
-           py::arg("token_min_log_prob"), py::arg("check_sums"));
+      .def(
+          py::init([](std::int64_t beam_size, std::int64_t n_best, std::int64_t blank_id,
+                      double length_bonus, double length_penalty, double beam_threshold,
+                      double token_min_log_prob, std::int64_t prefixes_per_state, bool check_sums) {
+            const CtcBeamOptions options{
+                beam_size,      n_best,         blank_id,           length_bonus,
+                length_penalty, beam_threshold, token_min_log_prob, prefixes_per_state,
+                check_sums};
+            options.Validate();
+            return options;
+          }),
+          py::kw_only(), py::arg("beam_size"), py::arg("n_best"), py::arg("blank_id"),
+          py::arg("length_bonus"), py::arg("length_penalty"), py::arg("beam_threshold"),
+          py::arg("token_min_log_prob"), py::arg("prefixes_per_state"), py::arg("check_sums"));
   py::class_<AttentionOptions>(module, "AttentionOptions")
       .def(py::init([](std::int64_t beam_size, std::int64_t n_best, double length_penalty,
                        double repetition_penalty, std::int64_t no_repeat_ngram,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "beam_numbers.h"
@@ -76,6 +77,7 @@ CtcPrefixBeamSearch::CtcPrefixBeamSearch(const CtcBeamOptions& options,
     scorer_.emplace(std::move(fusion));
     largest_gain_ += scorer_->largest_gain();
     lm_weight_ = scorer_->lm_weight();
+    holds_states_ = options_.prefixes_per_state > 0;
   }
   Start();
 }
@@ -164,7 +166,8 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
     threshold = std::max(Threshold<Numbers>(floor), least_log_prob_);
     scanned = scan_(row.data(), row.size(), threshold, tokens_.data());
   }
-  if (scanned.count > kFewTokens) {
+  // That bound counts prefixes which prefixes_per_state may leave out.
+  if (scanned.count > kFewTokens && !holds_states_) {
     const double higher = FloorWithBestToken<Numbers>(row, scanned.max);
     floor = std::max(floor, higher);
     threshold = std::max(Threshold<Numbers>(floor), least_log_prob_);
@@ -184,6 +187,7 @@ bool CtcPrefixBeamSearch::Advance(Span<const float> row, bool* sound) {
     }
     if (!Collect<Numbers>(row, floor)) return false;
     DropFarBelow<Numbers>();
+    KeepFewOfEachState();
     if (candidates_.size() > beam_size_) KeepBest();
     const bool all_stay =
         candidates_.size() == beam_.size &&
@@ -437,8 +441,45 @@ bool CtcPrefixBeamSearch::Extend(std::size_t place, std::int32_t token, double w
   if (HasChild(place, token)) return true;
   candidates_.emplace_back(mass, log_gain, place, token);
   // At most a few times the beam; what is below the least of a full one cannot enter.
-  if (candidates_.size() >= 2 * beam_size_ + 32) *floor = std::max(*floor, KeepBest());
+  if (candidates_.size() >= 2 * beam_size_ + 32) {
+    KeepFewOfEachState();
+    if (candidates_.size() > beam_size_) *floor = std::max(*floor, KeepBest());
+  }
   return true;
+}
+
+// Throws out all candidates but the best few of each state and last token, and leaves these in
+// their order.
+void CtcPrefixBeamSearch::KeepFewOfEachState() {
+  if (!holds_states_) return;
+  order_.resize(candidates_.size());
+  std::iota(order_.begin(), order_.end(), std::size_t{0});
+  std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
+    const Candidate& one = candidates_[a];
+    const Candidate& other = candidates_[b];
+    return one.mass != other.mass ? one.mass > other.mass : Before(one, other);
+  });
+  std::size_t buckets = 64;
+  while (buckets < 2 * candidates_.size()) buckets *= 2;
+  counted_.assign(buckets, Counted{0, 0, 0});
+  for (const std::size_t index : order_) {
+    Candidate& candidate = candidates_[index];
+    const std::size_t place = static_cast<std::size_t>(candidate.place);
+    const bool stays = candidate.token == PrefixTree::kNoToken;
+    const std::int32_t token = stays ? beam_.last[place] : candidate.token;
+    const std::uint64_t state =
+        stays ? scorer_->State(beam_.node[place]) : scorer_->StateAfter(beam_.node[place], token);
+    std::size_t bucket =
+        (state + static_cast<std::uint64_t>(token) * 0x9e3779b97f4a7c15ULL) & (buckets - 1);
+    while (counted_[bucket].count > 0 &&
+           (counted_[bucket].state != state || counted_[bucket].token != token)) {
+      bucket = (bucket + 1) & (buckets - 1);
+    }
+    counted_[bucket].state = state;
+    counted_[bucket].token = token;
+    if (++counted_[bucket].count > options_.prefixes_per_state) candidate.mass = kLogZero;
+  }
+  KeepFrom(std::numeric_limits<double>::lowest());
 }
 
 // Throws out all candidates but the best `beam_size_`, of which there are more, and leaves these in

@@ -31,6 +31,9 @@ namespace voxformer {
 // length bonus. A token then passes if it can change the beam with the most that one can earn; the
 // few that hotwords give more are looked at whatever their probability.
 //
+// Prefixes that differ only in what has no say in what follows can be held to a few of the best
+// (prefixes_per_state), which leaves room for others.
+//
 // One object searches one utterance at a time and keeps its buffers for the next.
 class CtcPrefixBeamSearch {
  public:
@@ -114,6 +117,7 @@ class CtcPrefixBeamSearch {
   template <class Numbers>
   void DropFarBelow();
   double KeepBest();
+  void KeepFewOfEachState();
   void KeepFrom(double least);
   bool Before(const Candidate& a, const Candidate& b) const noexcept;
   void Rescale();
@@ -130,6 +134,7 @@ class CtcPrefixBeamSearch {
   double largest_gain_;  // of any token but those that hotwords favour
   double beam_factor_;   // e^-beam_threshold
   double lm_weight_ = 0.0;
+  bool holds_states_ = false;  // to prefixes_per_state, which fusion models have
   std::optional<PrefixScorer> scorer_;
   PrefixTree tree_;
   Beam beam_;
@@ -147,6 +152,13 @@ class CtcPrefixBeamSearch {
   std::vector<double> masses_;
   std::vector<Candidate> candidates_;  // first those that stay, in order of their places
   std::vector<std::size_t> tied_;
+  std::vector<std::size_t> order_;
+  struct Counted {
+    std::uint64_t state;
+    std::int32_t token;
+    std::int32_t count;  // 0 is a free bucket
+  };
+  std::vector<Counted> counted_;
   std::vector<std::int32_t> tokens_;
   std::vector<Passed> passed_;
   std::vector<double> passed_log_probs_;

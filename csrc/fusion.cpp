@@ -38,6 +38,22 @@ std::vector<std::int32_t> Symbols(const std::string& text) {
 constexpr double kLeastAhead = -20.0;
 constexpr std::size_t kMostHistories = 8;
 
+// Goes on with a hash of text (FNV-1a).
+std::uint64_t Spell(std::uint64_t hash, const std::string& text) noexcept {
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+  }
+  return hash;
+}
+
+// A hash of a hash and a number (the steps of SplitMix64, Steele et al. 2014).
+std::uint64_t Mix(std::uint64_t hash, std::uint64_t number) noexcept {
+  std::uint64_t x = hash * 0x9e3779b97f4a7c15ULL + number + 1;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
 // Sums of numbers up to this size can be taken off a score again.
 constexpr double kLargest = 1e9;
 
@@ -292,6 +308,23 @@ double PrefixScorer::Gain(Node node, const BoostedToken& boosted) {
   return GainOf(entry, step) + boosted.gain;
 }
 
+std::uint64_t PrefixScorer::StateAfter(Node node, std::int32_t token) {
+  Entry& entry = At(node);
+  const Step step = StepTo(&entry, token);
+  double completed = 0.0;
+  return StateOf(
+      step, model_->hotwords_ ? model_->Follow(entry.hotword, token, &completed) : entry.hotword);
+}
+
+std::uint64_t PrefixScorer::StateOf(const Step& step,
+                                    HotwordAutomaton::State hotword) const noexcept {
+  std::uint64_t state = Mix(step.spelling, static_cast<std::uint64_t>(hotword));
+  for (std::uint32_t i = 0; i < step.context.length; ++i) {
+    state = Mix(state, static_cast<std::uint64_t>(step.context.words[i]));
+  }
+  return state;
+}
+
 double PrefixScorer::LargestGain(Node node) {
   if (!model_->lexicon_) return largest_gain_;
   // Within a word what is lent only becomes less.
@@ -344,6 +377,8 @@ PrefixScorer::Step PrefixScorer::StepTo(Entry* entry, std::int32_t token) {
   if (lm_over_tokens) step.lm_score = Ask(entry->context, properties.word, &step.context);
   step.begins_word = properties.begins_word;
   step.ends_word = properties.begins_word && entry->word_has_text;
+  step.spelling =
+      Spell(properties.begins_word ? kNothingSpelled : entry->spelling, properties.text);
   if (model_->lexicon_) {
     const Lexicon::Node from = properties.begins_word ? Lexicon::kRoot : entry->spelled;
     step.spelled = model_->lexicon_->Follow(from, properties.text);
@@ -462,6 +497,7 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
   entry.parent = parent;
   entry.token = token;
   entry.word_tokens = step.begins_word ? 1 : from.word_tokens + 1;
+  entry.spelling = step.spelling;
   entry.spelled = step.spelled;
   entry.first_history = step.ends_word ? from.first_after : from.first_history;
   entry.num_histories = step.ends_word ? from.num_after : from.num_histories;
@@ -474,6 +510,7 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
     entry.hotword = model_->Follow(from.hotword, token, &completed);
     entry.bonus_score += completed;
   }
+  entry.state = StateOf(step, entry.hotword);
   At(child) = entry;
 }
 

@@ -127,6 +127,13 @@ class PrefixScorer {
   // The same where the hotwords' part is known.
   double Gain(Node node, const BoostedToken& boosted);
 
+  // What decides the gains of all that may follow `node`'s prefix. Two prefixes with the same last
+  // token and the same state differ in nothing that is still to come, but for hash collisions and
+  // for choices among homophones other than the best.
+  std::uint64_t State(Node node) const noexcept { return At(node).state; }
+  // The same after `token`, which the lexicon has.
+  std::uint64_t StateAfter(Node node, std::int32_t token);
+
   // No token but those of BoostedTokens() earns more.
   double largest_gain() const noexcept { return largest_gain_; }
   // The same for what follows `node`'s prefix, which is less where a lexicon ends its words.
@@ -155,6 +162,8 @@ class PrefixScorer {
   std::vector<std::string> Words(Node node);
 
  private:
+  static constexpr std::uint64_t kNothingSpelled = 14695981039346656037ULL;  // FNV-1a's start
+
   // One for each node of the tree.
   struct Entry {
     double lm_score = 0.0;     // of the words that are complete
@@ -164,6 +173,8 @@ class PrefixScorer {
     std::int32_t token = PrefixTree::kNoToken;
     std::int32_t word_tokens = 0;  // of the word at the end, which is not complete
     bool word_has_text = false;
+    std::uint64_t spelling = kNothingSpelled;  // hash of that word so far
+    std::uint64_t state = 0;
     HotwordAutomaton::State hotword = HotwordAutomaton::kStart;
     // What that word would have if it were complete, once somebody has asked.
     bool word_is_scored = false;
@@ -195,12 +206,14 @@ class PrefixScorer {
     NgramModel::State context{};
     bool begins_word = false;
     bool ends_word = false;
+    std::uint64_t spelling = kNothingSpelled;
     Lexicon::Node spelled = Lexicon::kRoot;
   };
 
   Entry& At(Node node) noexcept { return entries_[static_cast<std::size_t>(node)]; }
   const Entry& At(Node node) const noexcept { return entries_[static_cast<std::size_t>(node)]; }
   Step StepTo(Entry* entry, std::int32_t token);
+  std::uint64_t StateOf(const Step& step, HotwordAutomaton::State hotword) const noexcept;
   bool CutsWord(const Entry& entry, std::int32_t token) const noexcept;
   double GainOf(const Entry& entry, const Step& step) const noexcept;
   double Ahead(bool word_has_text, Lexicon::Node spelled) const noexcept;

@@ -50,6 +50,7 @@ void CtcBeamOptions::Validate() const {
   if (blank_id < 0) Refuse("blank_id", blank_id, "0 or more");
   CheckLength(length_bonus, length_penalty);
   if (!(beam_threshold > 0.0)) Refuse("beam_threshold", beam_threshold, "above 0");
+  if (prefixes_per_state < 0) Refuse("prefixes_per_state", prefixes_per_state, "at least 0");
   if (!(token_min_log_prob <= 0.0)) {
     Refuse("token_min_log_prob", token_min_log_prob, "at most 0");
   }

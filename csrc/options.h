@@ -24,6 +24,9 @@ struct CtcBeamOptions {
   double beam_threshold = std::numeric_limits<double>::infinity();
   // Tokens below this log-prob make no new prefix, but for a frame's most probable token.
   double token_min_log_prob = -std::numeric_limits<double>::infinity();
+  // With a fusion model: prefixes kept of those that have the same future, see
+  // PrefixScorer::State(). 0 keeps all.
+  std::int64_t prefixes_per_state = 0;
   // Refuse frames whose probabilities do not add up to 1.
   bool check_sums = false;
 

@@ -33,6 +33,7 @@ class CtcBeamOptions:
         length_penalty: float,
         beam_threshold: float,
         token_min_log_prob: float,
+        prefixes_per_state: int,
         check_sums: bool,
     ) -> None: ...
 

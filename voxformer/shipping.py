@@ -30,22 +30,29 @@ PLAIN_AXES = (
     ("ctc_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)),
     ("length_bonus", (0.0, 0.25, 0.5, 1.0)),
 )
-LM_GRID = (("lm_weight", (0.3, 0.5, 0.7, 0.9)), ("word_bonus", (0.0, 1.0, 2.0, 3.0)))
+LM_GRID = (("lm_weight", (0.3, 0.5, 0.7, 0.9, 1.1)), ("word_bonus", (0.0, 1.0, 2.0, 3.0)))
 """Each with each, since a word's bonus makes up for what the language model takes off it."""
 FINER_AXES = (
     ("lm_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)),
     ("word_bonus", (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
 )
 LM_AXES = (
-    ("beam_size", (300, 500)),
+    ("beam_size", (200, 300)),
+    ("prefixes_per_state", (1, 2, 4)),
     ("ctc_weight", (0.3, 0.5, 0.7, 0.9)),
     ("n_best", (10, 30)),
 )
+LM_STATES: dict[str, Any] = {"prefixes_per_state": 1}
+"""Of every search with a language model that weighs it: what it need not tell apart takes no room
+in the beam."""
 LM_BEAM = 100
 """Hypotheses of the search with a language model where its weight is looked for."""
 FIRST_BEAM = 50
 """Hypotheses where candidates are compared."""
-LM_OPTIONS = ("lm_weight", "word_bonus", "beam_size", "n_best", "ctc_weight", "length_bonus")
+LM_OPTIONS = (
+    *("lm_weight", "word_bonus", "beam_size", "prefixes_per_state"),
+    *("n_best", "ctc_weight", "length_bonus"),
+)
 MIXTURES = (0.3, 0.5, 0.7)
 """Shares of stage 4's weights in mixtures with those that it began with."""
 NO_BUNDLE = "not written: "
@@ -189,7 +196,7 @@ def choose_and_tune(dev: Path, lm: Path, lexicon: Path | None, out: Path, say: S
         scorer = Scorer(model, utterances)
         n_best = min(model.options.n_best, FIRST_BEAM)
         first = {"beam_size": FIRST_BEAM, "n_best": n_best, "language_model": str(lm)}
-        options = model.options.changed(**first, **own)
+        options = model.options.changed(**first, **own, **LM_STATES)
         wer = grid(partial(scorer.wer, "ctc_beam"), options, LM_GRID).wer
         found[name] = wer, path
         say(f"{name}: development WER {wer:.2%} (beam, with the language model)")
@@ -200,7 +207,9 @@ def choose_and_tune(dev: Path, lm: Path, lexicon: Path | None, out: Path, say: S
     plain = tune(partial(scorer.wer, "rescoring"), start, PLAIN_AXES)
     say(f"search without language model: development WER {plain.wer:.2%}")
     beam = max(LM_BEAM, plain.options.beam_size)
-    fused = replace(plain.options, language_model=str(lm), beam_size=beam, length_bonus=0.0)
+    fused = replace(
+        plain.options, language_model=str(lm), beam_size=beam, length_bonus=0.0, **LM_STATES
+    )
     coarse = grid(partial(scorer.wer, "ctc_beam"), fused, LM_GRID)
     searched = tune(partial(scorer.wer, "ctc_beam"), coarse.options, FINER_AXES)
     with_lm = tune(partial(scorer.wer, "rescoring"), searched.options, LM_AXES)

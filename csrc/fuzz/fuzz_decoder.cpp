@@ -128,6 +128,7 @@ void Search(FuzzedDataProvider* data) {
   options.check_sums = data->ConsumeIntegralInRange(0, 9) == 0;
   if (data->ConsumeBool()) {
     options.beam_threshold = data->ConsumeFloatingPointInRange(0.0, 800.0);
+    options.prefixes_per_state = data->ConsumeIntegralInRange(0, 3);
     options.token_min_log_prob = data->ConsumeFloatingPointInRange(-100.0, 0.0);
   }
   const std::shared_ptr<const FusionModel> fusion = AnyFusion(data, vocab);

@@ -67,11 +67,14 @@ def reference_beam(
     earned: Callable[[Ids], float] = lambda prefix: 0.0,
     beam_threshold: float = math.inf,
     token_min_log_prob: float = -math.inf,
+    state: Callable[[Ids], object] = lambda prefix: prefix,
+    per_state: int = 0,
 ) -> dict[Ids, float]:
     """The textbook prefix beam search, all prefixes of a frame in one dictionary.
 
     A prefix is kept or dropped by its alignments plus what it has `earned` otherwise, and one that
-    earned -inf is none. A faint token makes no prefix that was not there before the frame.
+    earned -inf is none. A faint token makes no prefix that was not there before the frame. Of
+    prefixes with an equal `state` the best `per_state` are kept, unless that is 0.
     """
     beam: dict[Ids, tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_probs.astype(float).tolist():
@@ -97,6 +100,12 @@ def reference_beam(
         totals = {prefix: total for prefix, total in totals.items() if total > -math.inf}
         least = max(totals.values(), default=0.0) - beam_threshold
         kept = [prefix for prefix in ranked(totals) if totals[prefix] >= least]
+        if per_state:
+            seen: dict[object, int] = defaultdict(int)
+            for prefix in list(kept):
+                seen[state(prefix)] += 1
+                if seen[state(prefix)] > per_state:
+                    kept.remove(prefix)
         beam = {prefix: summed[prefix] for prefix in kept[:beam_size]}
     return {prefix: log_sum(list(halves)) for prefix, halves in beam.items()}
 

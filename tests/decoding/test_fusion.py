@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -137,9 +138,49 @@ class Fusion:
             + self.lent(text)
         )
 
+    def state(self, prefix: Ids) -> tuple[object, ...]:
+        """All that what follows can depend on: the last token, the word so far, and of the words
+        before it and of the hotwords begun no more than the models have."""
+        text = self.text(prefix)
+        *complete, word = text.split(" ")
+        token_lm = self.options.lm_unit == "token"
+        units = [TOKENS[i] for i in prefix] if token_lm else [w for w in complete if w]
+        context: tuple[str, ...] = ()
+        if self.model is not None:
+            contexts = contexts_of(TOKEN_ARPA if token_lm else ARPA)
+            known = ("<s>", *(u if (u,) in contexts.words else "<unk>" for u in units))
+            context = next((known[-n:] for n in (2, 1) if known[-n:] in contexts.told), ())
+        begun = max(
+            (
+                text[-k:]
+                for phrase in self.hotwords
+                for k in range(1, len(phrase) + 3)
+                if text.endswith(f" {phrase} "[:k])
+            ),
+            key=len,
+            default="",
+        )
+        return prefix[-1:], word, context, begun
+
     def score(self, prefix: Ids, ctc_score: float) -> float:
         lm, bonus = self.parts(prefix)
         return ctc_score + self.options.lm_weight * lm + bonus
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Of an ARPA file: its words, and the n-grams with a back-off weight other than 1."""
+
+    words: frozenset[tuple[str, ...]]
+    told: frozenset[tuple[str, ...]]
+
+
+@cache
+def contexts_of(arpa: str) -> Contexts:
+    lines = [line.split() for line in arpa.splitlines() if line[:1] == "-"]
+    ngrams = [(tuple(f for f in fields[1:] if f[:1] != "-"), fields[-1]) for fields in lines]
+    told = frozenset(ngram for ngram, last in ngrams if last[:1] == "-" and float(last) != 0.0)
+    return Contexts(frozenset(ngram for ngram, _ in ngrams if len(ngram) == 1), told)
 
 
 def random_log_probs(seed: int, frames: int, sharpness: float) -> np.ndarray:
@@ -220,6 +261,7 @@ def test_a_beam_that_holds_every_prefix_equals_brute_force(
     length_bonus=st.sampled_from([0.0, 0.8]),
     beam_threshold=st.sampled_from([math.inf, math.inf, 10.0, 1.0]),
     token_min_log_prob=st.sampled_from([-math.inf, -math.inf, -5.0, -1.0]),
+    per_state=st.sampled_from([0, 0, 1, 2]),
 )
 def test_the_search_equals_a_plain_one(
     choose: Choose,
@@ -231,14 +273,31 @@ def test_the_search_equals_a_plain_one(
     length_bonus: float,
     beam_threshold: float,
     token_min_log_prob: float,
+    per_state: int,
 ) -> None:
     fusion = fusion_of(setup, choose)
     log_probs = random_log_probs(seed, frames, sharpness)
     thresholds = {"beam_threshold": beam_threshold, "token_min_log_prob": token_min_log_prob}
-    kept = reference_beam(log_probs, beam_size, 0, length_bonus, fusion.earned, **thresholds)
+    # Without anything that earns, the option does nothing.
+    earns = bool(fusion.model or fusion.hotwords or setup["word_bonus"])
+    kept = reference_beam(
+        log_probs,
+        beam_size,
+        0,
+        length_bonus,
+        fusion.earned,
+        **thresholds,
+        state=fusion.state,
+        per_state=per_state if earns else 0,
+    )
     scores = {ids: fusion.score(ids, ctc) + length_bonus * len(ids) for ids, ctc in kept.items()}
     found = decoder_of(
-        fusion, beam_size=beam_size, n_best=beam_size, length_bonus=length_bonus, **thresholds
+        fusion,
+        beam_size=beam_size,
+        n_best=beam_size,
+        length_bonus=length_bonus,
+        prefixes_per_state=per_state,
+        **thresholds,
     ).decode(log_probs[None])[0]
     assert {h.token_ids for h in found} == set(kept)
     for hypothesis in found:

@@ -521,3 +521,24 @@ def test_what_a_lexicon_cannot_be_used_with_is_refused(numbers: NgramLanguageMod
     over_tokens = FusionOptions(lm_unit="token")
     with pytest.raises(ValueError, match="a language model over words"):
         CtcBeamDecoder(PHONES, language_model=numbers, fusion=over_tokens, lexicon=lexicon)
+
+
+def test_a_narrow_beam_is_not_spent_on_what_the_language_model_has_forgotten() -> None:
+    """Four words that could be either of two, and then one whose beginning sounds more like that of
+    another: the beam of a search that tells all sixteen beginnings apart has no room for it."""
+    tokens = ["<blank>", "\u2581a", "\u2581b", "\u2581do", "\u2581go", "ne"]
+    lexicon = Lexicon([("a", "a"), ("b", "b"), ("do", "do"), ("gone", "gone")])
+    blank = [0.95, 0.01, 0.01, 0.01, 0.01, 0.01]
+    either = [0.01, 0.49, 0.47, 0.01, 0.01, 0.01]
+    frames = [*[either, blank] * 4, [0.01, 0.01, 0.01, 0.60, 0.36, 0.01]]
+    frames += [[0.001, 0.001, 0.001, 0.001, 0.001, 0.995]]
+    log_probs = np.log(np.array([frames], dtype=np.float32))
+
+    def first(beam_size: int, per_state: int) -> Hypothesis:
+        options = BeamOptions(beam_size=beam_size, prefixes_per_state=per_state)
+        return CtcBeamDecoder(tokens, options, lexicon=lexicon).decode(log_probs)[0][0]
+
+    assert first(1000, 0).text.endswith(" gone")
+    assert not first(8, 0).text.endswith(" gone")
+    assert first(8, 1).text.endswith(" gone")
+    assert first(8, 1).score == pytest.approx(first(1000, 0).score, abs=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from voxformer.cli.numbers import above, at_least, finite
+from voxformer.cli.numbers import above, at_least, finite, whole
 
 if TYPE_CHECKING:
     from voxformer.runtime import DecodingOptions
@@ -43,6 +43,13 @@ def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> No
     )
     group.add_argument("--word-bonus", type=finite, help=f"added for every word (default: {own}0)")
     group.add_argument(
+        "--prefixes-per-state",
+        type=whole(0),
+        metavar="N",
+        help="hypotheses kept of those that the language model need not tell apart any more; 1 "
+        f"makes the most of a beam, 0 keeps all (default: {own}0)",
+    )
+    group.add_argument(
         "--lexicon",
         metavar="FILE",
         help="for a model of phones: lines word<TAB>pronunciation, as `voxformer lexicon` writes "
@@ -74,6 +81,7 @@ def lm_options(args: argparse.Namespace) -> dict[str, Any]:
         "lm_weight": args.lm_weight,
         "lm_unit": args.lm_unit,
         "word_bonus": args.word_bonus,
+        "prefixes_per_state": args.prefixes_per_state,
         "lexicon": args.lexicon,
     }
     return {key: value for key, value in given.items() if value is not None}
@@ -81,7 +89,7 @@ def lm_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_lm_options(args: argparse.Namespace) -> None:
     """Refuse what is said of a language model where there is none."""
-    for name in ("lm_weight", "lm_unit"):
+    for name in ("lm_weight", "lm_unit", "prefixes_per_state"):
         if getattr(args, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             raise LanguageModelUsageError(f"{flag} is for a language model: name one with --lm")

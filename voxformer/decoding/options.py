@@ -62,6 +62,13 @@ class BeamOptions:
     minus infinity leaves out none. -5 and a `beam_threshold` of 10 are what pyctcdecode prunes by
     default; with a language model and a wide beam they save most of the time."""
 
+    prefixes_per_state: int = 0
+    """With a language model, lexicon or hotwords: prefixes kept of those that have no future of
+    their own, as they end with the same token and letters of a word, and all that may follow earns
+    the same after each; 0 keeps all. A beam that is spent on what an n-gram model has forgotten is
+    a narrow one. In a search graph such paths are one (recombination, Ney and Ortmanns 1999); with
+    1 they are here, too, and the `n_best` differ in little but their last words."""
+
     check_sums: bool = False
     """Refuse frames whose probabilities do not add up to 1, as those of logits do not."""
 

@@ -91,6 +91,7 @@ class DecodingOptions:
         n_best: hypotheses that a search returns, at most as many as it keeps, and that the
             attention decoder rescores.
         ctc_weight: CTC's share in the rescored score.
+        prefixes_per_state: of those that the CTC search need not tell apart, see `BeamOptions`.
         length_bonus: added per token.
         length_penalty: exponent of the ranking divisor ((5 + n)/6) with CTC; 0 is off.
         attention_length_penalty: the same for the `attention` mode, which has no CTC score that
@@ -116,6 +117,7 @@ class DecodingOptions:
     attention_beam_size: int = 10
     n_best: int = 10
     ctc_weight: float = 0.5
+    prefixes_per_state: int = 0
     length_bonus: float = 0.0
     length_penalty: float = 0.0
     attention_length_penalty: float = 1.0
@@ -137,7 +139,11 @@ class DecodingOptions:
             object.__setattr__(self, "hotwords", _pairs(self.hotwords))
             check_numbers(self)
             # `beam` is for who runs a CTC search: others may want more than one would keep.
-            BeamOptions(self.beam_size, min(self.n_best, self.beam_size))
+            BeamOptions(
+                self.beam_size,
+                min(self.n_best, self.beam_size),
+                prefixes_per_state=self.prefixes_per_state,
+            )
             self.fusion()
             self.rescoring()
         except (TypeError, ValueError) as error:
@@ -166,6 +172,7 @@ class DecodingOptions:
             blank_id=blank_id,
             length_bonus=self.length_bonus,
             length_penalty=self.length_penalty,
+            prefixes_per_state=self.prefixes_per_state,
         )
 
     def fusion(self) -> FusionOptions:
@@ -203,7 +210,10 @@ class DecodingOptions:
         there is none."""
         if self.language_model is None:
             return self
-        weighed = ("lm_weight", "lm_unit", "word_bonus", "unknown_word_bonus")
+        weighed = (
+            *("lm_weight", "lm_unit", "word_bonus", "unknown_word_bonus"),
+            "prefixes_per_state",
+        )
         defaults = {name: getattr(DecodingOptions, name) for name in weighed}
         return replace(self, language_model=None, **defaults)
 
