@@ -84,7 +84,11 @@ def test_a_scale_may_have_stages_weights_and_settings_of_its_own(speech, tmp_pat
     scale = recipe.scales["cpu"]
     assert list(plan.overrides) == list(plan.minutes) == ["stage2", "stage3", "stage4"]
     assert plan.minutes["stage2"] == scale.stages["stage2"].minutes
-    assert setting(plan.overrides["stage4"], "training.learning_rate") == 0.7e-3
+    of_stage4 = scale.of_stage["stage4"]
+    wanted = next(o for o in of_stage4 if o.startswith("training.learning_rate="))
+    assert setting(plan.overrides["stage4"], "training.learning_rate") == float(
+        wanted.split("=")[1]
+    )
     assert setting(plan.overrides["stage2"], "training.learning_rate") == 1.2e-3
     weights = {path.stem: weight for path, weight in plan.corpus.sets["stage2"]}
     assert weights == {SETS[0]: 1, SETS[1]: 1.5, SETS[2]: 1, SETS[3]: 0.4}
@@ -199,7 +203,7 @@ def test_a_recipe_that_is_killed_and_started_again_ends_with_bundles_and_a_card(
     assert (out / "chosen.pt").stat().st_mtime_ns == chosen.st_mtime_ns
     results = json.loads((out / "results.json").read_text())
     assert set(results["sets"]) == {"dev", "librispeech-other"}
-    modes = results["sets"]["dev"]["fp32, words-3gram-pruned-2-en-50000"]["modes"]
+    modes = results["sets"]["dev"]["fp32, words-3gram-pruned-2-en-70000"]["modes"]
     assert set(modes) == {"ctc_beam", "rescoring"}
     helps = json.loads((out / "choice.json").read_text())
     for name in ("bundle", "bundle-int8"):
