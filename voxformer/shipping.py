@@ -30,11 +30,11 @@ PLAIN_AXES = (
     ("ctc_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)),
     ("length_bonus", (0.0, 0.25, 0.5, 1.0)),
 )
-LM_GRID = (("lm_weight", (0.3, 0.5, 0.7, 0.9, 1.1)), ("word_bonus", (0.0, 1.0, 2.0, 3.0)))
+LM_GRID = (("lm_weight", (0.3, 0.5, 0.7, 0.9, 1.1)), ("word_bonus", (-1.0, 0.0, 1.0, 2.0)))
 """Each with each, since a word's bonus makes up for what the language model takes off it."""
 FINER_AXES = (
     ("lm_weight", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)),
-    ("word_bonus", (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
+    ("word_bonus", (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
 )
 LM_AXES = (
     ("beam_size", (200, 300)),
