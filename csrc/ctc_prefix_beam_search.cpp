@@ -4,7 +4,6 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "beam_numbers.h"
@@ -446,76 +445,6 @@ bool CtcPrefixBeamSearch::Extend(std::size_t place, std::int32_t token, double w
     if (candidates_.size() > beam_size_) *floor = std::max(*floor, KeepBest());
   }
   return true;
-}
-
-// Throws out all candidates but the best few of each state and last token, and leaves these in
-// their order.
-void CtcPrefixBeamSearch::KeepFewOfEachState() {
-  if (!holds_states_) return;
-  order_.resize(candidates_.size());
-  std::iota(order_.begin(), order_.end(), std::size_t{0});
-  std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
-    const Candidate& one = candidates_[a];
-    const Candidate& other = candidates_[b];
-    return one.mass != other.mass ? one.mass > other.mass : Before(one, other);
-  });
-  std::size_t buckets = 64;
-  while (buckets < 2 * candidates_.size()) buckets *= 2;
-  counted_.assign(buckets, Counted{0, 0, 0});
-  for (const std::size_t index : order_) {
-    Candidate& candidate = candidates_[index];
-    const std::size_t place = static_cast<std::size_t>(candidate.place);
-    const bool stays = candidate.token == PrefixTree::kNoToken;
-    const std::int32_t token = stays ? beam_.last[place] : candidate.token;
-    const std::uint64_t state =
-        stays ? scorer_->State(beam_.node[place]) : scorer_->StateAfter(beam_.node[place], token);
-    std::size_t bucket =
-        (state + static_cast<std::uint64_t>(token) * 0x9e3779b97f4a7c15ULL) & (buckets - 1);
-    while (counted_[bucket].count > 0 &&
-           (counted_[bucket].state != state || counted_[bucket].token != token)) {
-      bucket = (bucket + 1) & (buckets - 1);
-    }
-    counted_[bucket].state = state;
-    counted_[bucket].token = token;
-    if (++counted_[bucket].count > options_.prefixes_per_state) candidate.mass = kLogZero;
-  }
-  KeepFrom(std::numeric_limits<double>::lowest());
-}
-
-// Throws out all candidates but the best `beam_size_`, of which there are more, and leaves these in
-// their order. Returns the least mass that stays.
-double CtcPrefixBeamSearch::KeepBest() {
-  masses_.clear();
-  for (const Candidate& candidate : candidates_) masses_.push_back(candidate.mass);
-  const auto last = masses_.begin() + static_cast<std::ptrdiff_t>(beam_size_ - 1);
-  std::nth_element(masses_.begin(), last, masses_.end(), std::greater<double>());
-  const double least = *last;
-  tied_.clear();
-  std::size_t room = beam_size_;
-  for (std::size_t i = 0; i < candidates_.size(); ++i) {
-    if (candidates_[i].mass == least) tied_.push_back(i);
-    if (candidates_[i].mass > least) --room;
-  }
-  if (tied_.size() > room) {
-    std::sort(tied_.begin(), tied_.end(), [this](std::size_t a, std::size_t b) {
-      return Before(candidates_[a], candidates_[b]);
-    });
-    for (std::size_t i = room; i < tied_.size(); ++i) candidates_[tied_[i]].mass = kLogZero;
-  }
-  KeepFrom(least);
-  return least;
-}
-
-void CtcPrefixBeamSearch::KeepFrom(double least) {
-  candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
-                                   [least](const Candidate& c) { return c.mass < least; }),
-                    candidates_.end());
-}
-
-// Whether the ids of `a` come before those of `b`.
-bool CtcPrefixBeamSearch::Before(const Candidate& a, const Candidate& b) const noexcept {
-  return tree_.Before(beam_.node[static_cast<std::size_t>(a.place)], a.token,
-                      beam_.node[static_cast<std::size_t>(b.place)], b.token);
 }
 
 // Makes the candidates the beam.

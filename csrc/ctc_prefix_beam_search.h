@@ -85,6 +85,11 @@ class CtcPrefixBeamSearch {
     std::int32_t place;
     std::int32_t token;
   };
+  // A candidate and what its prefix's future goes by.
+  struct Stated {
+    std::uint64_t state;
+    std::size_t candidate;
+  };
   struct Passed {
     float log_prob;
     std::int32_t token;
@@ -152,13 +157,7 @@ class CtcPrefixBeamSearch {
   std::vector<double> masses_;
   std::vector<Candidate> candidates_;  // first those that stay, in order of their places
   std::vector<std::size_t> tied_;
-  std::vector<std::size_t> order_;
-  struct Counted {
-    std::uint64_t state;
-    std::int32_t token;
-    std::int32_t count;  // 0 is a free bucket
-  };
-  std::vector<Counted> counted_;
+  std::vector<Stated> stated_;
   std::vector<std::int32_t> tokens_;
   std::vector<Passed> passed_;
   std::vector<double> passed_log_probs_;

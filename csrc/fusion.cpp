@@ -310,17 +310,26 @@ double PrefixScorer::Gain(Node node, const BoostedToken& boosted) {
 
 std::uint64_t PrefixScorer::StateAfter(Node node, std::int32_t token) {
   Entry& entry = At(node);
-  const Step step = StepTo(&entry, token);
+  HotwordAutomaton::State hotword = entry.hotword;
   double completed = 0.0;
-  return StateOf(
-      step, model_->hotwords_ ? model_->Follow(entry.hotword, token, &completed) : entry.hotword);
+  if (model_->hotwords_) hotword = model_->Follow(hotword, token, &completed);
+  return StateOf(token, SpellingAfter(entry, token), hotword, StepTo(&entry, token).context);
 }
 
-std::uint64_t PrefixScorer::StateOf(const Step& step,
-                                    HotwordAutomaton::State hotword) const noexcept {
-  std::uint64_t state = Mix(step.spelling, static_cast<std::uint64_t>(hotword));
-  for (std::uint32_t i = 0; i < step.context.length; ++i) {
-    state = Mix(state, static_cast<std::uint64_t>(step.context.words[i]));
+// A hash of the word at the end, once `token` follows.
+std::uint64_t PrefixScorer::SpellingAfter(const Entry& entry, std::int32_t token) const noexcept {
+  if (model_->tokens_.empty()) return kNothingSpelled;
+  const FusionModel::Token& properties = model_->tokens_[static_cast<std::size_t>(token)];
+  return Spell(properties.begins_word ? kNothingSpelled : entry.spelling, properties.text);
+}
+
+std::uint64_t PrefixScorer::StateOf(std::int32_t token, std::uint64_t spelling,
+                                    HotwordAutomaton::State hotword,
+                                    const NgramModel::State& context) noexcept {
+  std::uint64_t state = Mix(spelling, static_cast<std::uint64_t>(hotword));
+  state = Mix(state, static_cast<std::uint64_t>(token));
+  for (std::uint32_t i = 0; i < context.length; ++i) {
+    state = Mix(state, static_cast<std::uint64_t>(context.words[i]));
   }
   return state;
 }
@@ -377,8 +386,6 @@ PrefixScorer::Step PrefixScorer::StepTo(Entry* entry, std::int32_t token) {
   if (lm_over_tokens) step.lm_score = Ask(entry->context, properties.word, &step.context);
   step.begins_word = properties.begins_word;
   step.ends_word = properties.begins_word && entry->word_has_text;
-  step.spelling =
-      Spell(properties.begins_word ? kNothingSpelled : entry->spelling, properties.text);
   if (model_->lexicon_) {
     const Lexicon::Node from = properties.begins_word ? Lexicon::kRoot : entry->spelled;
     step.spelled = model_->lexicon_->Follow(from, properties.text);
@@ -497,7 +504,7 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
   entry.parent = parent;
   entry.token = token;
   entry.word_tokens = step.begins_word ? 1 : from.word_tokens + 1;
-  entry.spelling = step.spelling;
+  entry.spelling = SpellingAfter(from, token);
   entry.spelled = step.spelled;
   entry.first_history = step.ends_word ? from.first_after : from.first_history;
   entry.num_histories = step.ends_word ? from.num_after : from.num_histories;
@@ -510,7 +517,7 @@ void PrefixScorer::Enter(Node child, Node parent, std::int32_t token) {
     entry.hotword = model_->Follow(from.hotword, token, &completed);
     entry.bonus_score += completed;
   }
-  entry.state = StateOf(step, entry.hotword);
+  entry.state = StateOf(token, entry.spelling, entry.hotword, entry.context);
   At(child) = entry;
 }
 

@@ -127,9 +127,9 @@ class PrefixScorer {
   // The same where the hotwords' part is known.
   double Gain(Node node, const BoostedToken& boosted);
 
-  // What decides the gains of all that may follow `node`'s prefix. Two prefixes with the same last
-  // token and the same state differ in nothing that is still to come, but for hash collisions and
-  // for choices among homophones other than the best.
+  // What decides the gains of all that may follow `node`'s prefix, and its last token. Prefixes
+  // with the same state differ in nothing that is still to come, but for hash collisions and for
+  // choices among homophones other than the best.
   std::uint64_t State(Node node) const noexcept { return At(node).state; }
   // The same after `token`, which the lexicon has.
   std::uint64_t StateAfter(Node node, std::int32_t token);
@@ -206,14 +206,16 @@ class PrefixScorer {
     NgramModel::State context{};
     bool begins_word = false;
     bool ends_word = false;
-    std::uint64_t spelling = kNothingSpelled;
     Lexicon::Node spelled = Lexicon::kRoot;
   };
 
   Entry& At(Node node) noexcept { return entries_[static_cast<std::size_t>(node)]; }
   const Entry& At(Node node) const noexcept { return entries_[static_cast<std::size_t>(node)]; }
   Step StepTo(Entry* entry, std::int32_t token);
-  std::uint64_t StateOf(const Step& step, HotwordAutomaton::State hotword) const noexcept;
+  std::uint64_t SpellingAfter(const Entry& entry, std::int32_t token) const noexcept;
+  static std::uint64_t StateOf(std::int32_t token, std::uint64_t spelling,
+                               HotwordAutomaton::State hotword,
+                               const NgramModel::State& context) noexcept;
   bool CutsWord(const Entry& entry, std::int32_t token) const noexcept;
   double GainOf(const Entry& entry, const Step& step) const noexcept;
   double Ahead(bool word_has_text, Lexicon::Node spelled) const noexcept;

@@ -50,8 +50,13 @@ LM_BEAM = 100
 FIRST_BEAM = 50
 """Hypotheses where candidates are compared."""
 LM_OPTIONS = (
-    *("lm_weight", "word_bonus", "beam_size", "prefixes_per_state"),
-    *("n_best", "ctc_weight", "length_bonus"),
+    "lm_weight",
+    "word_bonus",
+    "beam_size",
+    "prefixes_per_state",
+    "n_best",
+    "ctc_weight",
+    "length_bonus",
 )
 MIXTURES = (0.3, 0.5, 0.7)
 """Shares of stage 4's weights in mixtures with those that it began with."""

@@ -58,5 +58,5 @@ def test_noises_have_the_lengths_and_levels_that_are_named() -> None:
 
 
 def test_a_corpus_of_noise_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prepare", "noise", "speech", "--out", str(tmp_path)]) != 0
+    assert main(["prepare", "noise", "speech", "--out", str(tmp_path)]) == 2
     assert "takes no corpus" in capsys.readouterr().err

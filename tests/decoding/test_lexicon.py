@@ -186,10 +186,10 @@ def test_a_beam_that_holds_every_prefix_equals_brute_force(
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=300)
 @given(
     seed=seeds,
-    with_model=st.booleans(),
+    with_model=st.sampled_from([True, True, False]),
     beam_size=st.sampled_from([1, 2, 3, 3, 8]),
     frames=st.integers(1, 12),
     sharpness=st.sampled_from([1.0, 4.0, 60.0, 2000.0]),

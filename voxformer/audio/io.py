@@ -7,6 +7,7 @@ who feeds arrays needs NumPy alone.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..text.atomic import write_atomically
 from .containers import promised_size
 
 _NO_MPEG = "File does not exist or is not a regular file"
@@ -45,6 +47,22 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> NDArra
         AudioError: the file is missing, unreadable, truncated, empty or not finite.
     """
     return _mono(Path(path), *_decoded(Path(path)), sample_rate)
+
+
+def write_flac(
+    path: str | os.PathLike[str], samples: NDArray[np.float32], sample_rate: int = 16000
+) -> None:
+    """Write float32 mono [samples] in [-1, 1] as 16-bit FLAC, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import soundfile
+
+    # Not straight into the file: libsndfile prints a traceback for each write that fails.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    write_atomically(path, encoded.getvalue())
 
 
 def read_audio_int16(path: str | os.PathLike[str], sample_rate: int = 16000) -> NDArray[np.int16]:

@@ -46,8 +46,8 @@ def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> No
         "--prefixes-per-state",
         type=whole(0),
         metavar="N",
-        help="hypotheses kept of those that the language model need not tell apart any more; 1 "
-        f"makes the most of a beam, 0 keeps all (default: {own}0)",
+        help="hypotheses kept of those that language model, lexicon and hotwords need not tell "
+        f"apart any more; 1 makes the most of a beam, 0 keeps all (default: {own}0)",
     )
     group.add_argument(
         "--lexicon",
@@ -89,7 +89,7 @@ def lm_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_lm_options(args: argparse.Namespace) -> None:
     """Refuse what is said of a language model where there is none."""
-    for name in ("lm_weight", "lm_unit", "prefixes_per_state"):
+    for name in ("lm_weight", "lm_unit"):
         if getattr(args, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             raise LanguageModelUsageError(f"{flag} is for a language model: name one with --lm")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..audio.io import write_flac
 from .augment import made_noise
 from .manifest import Utterance, write_manifest
 from .seeds import derived_generator
@@ -45,15 +46,12 @@ def make_noises(
     Returns:
         The manifest.
     """
-    import soundfile
-
     folder = Path(out_dir) / name
-    folder.mkdir(parents=True, exist_ok=True)
     utterances = []
     for number in range(count):
         samples = noise(derived_generator("noise", seed, number))
         path = (folder / f"noise-{number:04}.flac").resolve()
-        soundfile.write(path, samples, SAMPLE_RATE)
+        write_flac(path, samples, SAMPLE_RATE)
         utterances.append(
             Utterance(path.stem, path, len(samples) / SAMPLE_RATE, speaker="none", speech=False)
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..audio.io import AudioError, read_audio
+from ..audio.io import AudioError, read_audio, write_flac
 from ..text import normalise
-from ..text.atomic import write_atomically
 from .manifest import (
     BadLine,
     DataError,
@@ -378,14 +376,9 @@ def _cut(samples: np.ndarray, source: _Source) -> np.ndarray:
 
 
 def _write_segment(samples: np.ndarray, source: _Source, out: Path) -> Path:
-    import soundfile
-
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in source.id)[:100]
     # Ids may repeat, or differ only in what a file name cannot hold.
     key = hashlib.blake2b(repr(source).encode(), digest_size=4).hexdigest()
     path = (out / "segments" / f"{name}-{key}.flac").resolve()
-    # Not straight into the file: libsndfile prints a traceback for each write that fails.
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    write_atomically(path, encoded.getvalue())
+    write_flac(path, samples, SAMPLE_RATE)
     return path

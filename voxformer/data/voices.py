@@ -24,7 +24,6 @@ import importlib.util
 import json
 import os
 import sys
-import threading
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.io import resample
+from ..audio.io import resample, write_flac
 from ..text.espeak import espeak as _espeak
 from .manifest import DataError
 from .seeds import derived_generator
@@ -266,19 +265,7 @@ _ENGINES: dict[str, Callable[[str, str, float], tuple[Waveform, int]]] = {
 
 def write_recording(task: Task) -> None:
     """Speak a task into a 16-bit FLAC file that appears whole or not at all."""
-    import soundfile
-
-    path = Path(task.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with temporary.open("wb") as file:
-            soundfile.write(file, speak(task), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_flac(task.path, speak(task), SAMPLE_RATE)
 
 
 def to_json(task: Task) -> str:

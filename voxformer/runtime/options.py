@@ -211,7 +211,10 @@ class DecodingOptions:
         if self.language_model is None:
             return self
         weighed = (
-            *("lm_weight", "lm_unit", "word_bonus", "unknown_word_bonus"),
+            "lm_weight",
+            "lm_unit",
+            "word_bonus",
+            "unknown_word_bonus",
             "prefixes_per_state",
         )
         defaults = {name: getattr(DecodingOptions, name) for name in weighed}

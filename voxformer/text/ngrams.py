@@ -20,8 +20,8 @@ MAX_ORDER = 6
 NEVER = -99.0
 """What an ARPA file has in place of the logarithm of zero."""
 DECIMALS = 2
-"""Of the logarithms: a probability is right to 1.2 %, with which a search makes no more errors than
-with seven digits, in a compressed file of less than three quarters of the size."""
+"""Of the logarithms: a probability is right to 1.2 %. What more of them would tell is little beside
+what a text of this size leaves open, and a quarter or more of a compressed file."""
 
 
 class NgramError(ValueError):
