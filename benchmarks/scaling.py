@@ -13,6 +13,7 @@ is trained on all texts. Each run's best checkpoint is decoded on the developmen
 `experiments.py` does.
 
 The command can be stopped: points in the JSON are done, runs under `--out` go on where they were.
+Two of them may train other points beside one another, into the same JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from scaling_report import COLUMNS, LABELS, plot, rows_of
 from voxformer.cli.numbers import above
 from voxformer.cli.overrides import add_overrides
 from voxformer.config import load_config
-from voxformer.data.manifest import Utterance, read_manifest, spread, write_manifest
+from voxformer.data.manifest import Utterance, read_manifest, write_manifest
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.results import write_json
 from voxformer.plan import Plan, Recipe, budget_settings, load_recipe, make_plan
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train and evaluate what is not in the JSON yet, and draw what is; an exit code."""
     args = _arguments(arguments)
     settings = _settings(args)
-    points = _known_points(args.json, settings)
+    _known_points(args.json, settings)
     recipe = load_recipe(args.recipe)
     plan = make_plan(
         args.recipe, recipe, args.speech, args.out, scale=args.scale, overrides=args.overrides
@@ -99,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _mark(args.out, settings)
     parts = subsets(_usable(args, plan), args.hours)
     search = _search(args, plan)
-    done = {(point["size"], point["asked_hours"], point["seed"]) for point in points}
     for point in itertools.starmap(Point, itertools.product(args.seeds, args.sizes, parts)):
-        if (point.size, point.hours, point.seed) in done:
+        known = _known_points(args.json, settings)
+        if any((point.size, point.hours, point.seed) == _key(other) for other in known):
             print(f"{point} is in {args.json}", flush=True)
             continue
         part = parts[point.hours]
@@ -112,12 +113,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return error.code
         hours = sum(u.duration for utterances in part.values() for u in utterances) / 3600
         found = figures_of(folder, plan.corpus.dev, args.utterances, search=search)
-        points.append({"size": point.size, "asked_hours": point.hours, "hours": hours, **found})
+        made = {"size": point.size, "asked_hours": point.hours, "hours": hours, "sets": list(part)}
+        # Read anew: another run of the command may have added to it.
+        points = [*_known_points(args.json, settings), {**made, **found}]
         _write(args, recipe, settings, points)
         for row in rows_of(points[-1:]):
             print("  ".join(row), flush=True)
-    _write(args, recipe, settings, points)
+    _write(args, recipe, settings, _known_points(args.json, settings))
     return 0
+
+
+def _key(point: Mapping[str, Any]) -> tuple[str, float, int]:
+    """What tells a point of the file from the others: as `Point` has it."""
+    return point["size"], point["asked_hours"], point["seed"]
 
 
 def _search(args: argparse.Namespace, plan: Plan) -> dict[str, str]:
@@ -136,15 +144,14 @@ def subsets(
 ) -> dict[float, dict[str, list[Utterance]]]:
     """Parts of the sets with so many hours, the same share of the utterances of each set.
 
-    Each is spread evenly over the next larger one, so that a part has every speaker for whom it has
-    room, and holds every smaller part.
+    Each is spread evenly over its set, so that a part has every speaker for whom it has room, and
+    holds every smaller part.
 
     Raises:
         ScalingError: there is not that much speech.
     """
     spoken = sum(u.duration for utterances in sets.values() for u in utterances) / 3600
     parts: dict[float, dict[str, list[Utterance]]] = {}
-    kept = {name: list(utterances) for name, utterances in sets.items()}
     for wanted in sorted(hours, reverse=True):
         if wanted > spoken:
             raise ScalingError(
@@ -152,12 +159,17 @@ def subsets(
                 "utterances that can be used; ask for less"
             )
         share = wanted / spoken
-        kept = {
-            name: spread(kept[name], max(1, round(share * len(utterances))))
+        parts[wanted] = {
+            name: _evenly(utterances, max(1, round(share * len(utterances))))
             for name, utterances in sets.items()
         }
-        parts[wanted] = kept
     return parts
+
+
+def _evenly(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
+    """So many of them: each second, then of the others each second, and so on."""
+    order = sorted(range(len(utterances)), key=lambda index: f"{index:b}"[::-1])
+    return [utterances[index] for index in sorted(order[:count])]
 
 
 def _usable(args: argparse.Namespace, plan: Plan) -> dict[str, list[Utterance]]:

@@ -12,7 +12,7 @@ from svg import COLOURS, curve, page, percent_axis, percent_steps
 
 COLUMNS = ("size", "hours of training speech", "seed", *CELLS)
 LABELS = {"hours": "hours of training speech", "parameters": "million parameters"}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 60, 170, 40, 50
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 840, 420, 60, 250, 40, 50
 APART = 5
 """Pixels between curves at the same place, so that their intervals can be told apart."""
 
@@ -23,16 +23,23 @@ def rows_of(points: Points) -> list[list[str]]:
     """A row for each point and mode, by size, hours and seed."""
     ordered = sorted(points, key=lambda p: (p["parameters"], p["size"], p["hours"], p["seed"]))
     return [
-        [point["size"], f"{point['hours']:.3g}", str(point["seed"]), *cells]
+        [point["size"], f"{point['hours']:.3g}{_more(point, points)}", str(point["seed"]), *cells]
         for point in ordered
         for cells in cells_of(point)
     ]
 
 
+def _more(point: dict[str, Any], points: Points) -> str:
+    """The sets of speech that it has and not all of them have, in words."""
+    more = [name for name in point["sets"] if any(name not in p["sets"] for p in points)]
+    return " with " + ", ".join(more) if more else ""
+
+
 def plot(points: Points, across: str, mode: str, title: str) -> str:
     """An SVG: WER over `hours` or `parameters`, with the 95 % interval of every point.
 
-    A curve for each size, or for each number of hours, goes through the means over seeds.
+    A curve for each size, or for each number of hours, goes through the means over seeds. Points
+    with a set of speech that others lack have a curve of their own.
 
     Args:
         points: of scaling.py; at least one.
@@ -44,7 +51,8 @@ def plot(points: Points, across: str, mode: str, title: str) -> str:
     curves: dict[str, list[dict[str, Any]]] = {}
     for point in sorted(points, key=lambda p: (p["parameters"], p["asked_hours"])):
         size = f"{point['size']}, {point['parameters'] / 1e6:.3g} M"
-        curves.setdefault(size if by_hours else f"{point['asked_hours']:g} h", []).append(point)
+        name = size if by_hours else f"{point['asked_hours']:g} h"
+        curves.setdefault(name + _more(point, points), []).append(point)
     if not by_hours:
         curves = dict(sorted(curves.items(), key=lambda c: float(c[1][0]["asked_hours"])))
     unit = 1.0 if by_hours else 1e6

@@ -114,14 +114,17 @@ def test_table_and_plots_show_every_point_with_its_interval(measured, script) ->
 def test_places_in_a_plot_are_those_of_the_numbers(script) -> None:
     report = script("scaling_report")
 
-    def point(hours: float, wer: float) -> dict:
+    def point(hours: float, wer: float, *more: str) -> dict:
         found = {"wer": wer, "wer_interval_95": [wer - 0.02, wer + 0.02]}
         return {
             "size": "256x3",
             "parameters": 15_500_000,
             "asked_hours": hours,
             "hours": hours,
+            "sets": ["librispeech-train", *more],
             "seed": 1,
+            "audio_hours": 38.0,
+            "seconds": 1200.0,
             "modes": {"ctc_beam": found},
         }
 
@@ -136,6 +139,14 @@ def test_places_in_a_plot_are_those_of_the_numbers(script) -> None:
     low, high = (float(v) for v in str(bars[0]).split(" ")[1].split("V"))
     assert (low + high) / 2 == pytest.approx(ys[0], abs=0.1)
     assert (low - high) / (ys[1] - ys[0]) == pytest.approx(0.04 / 0.2, abs=0.01)
+
+    # Speech of another kind is told apart.
+    points = [*points, point(10, 0.1, "synthetic-train")]
+    assert [row[1] for row in report.rows_of(points)] == ["2", "4", "8", "10 with synthetic-train"]
+    svg = report.plot(points, "hours", "ctc_beam", "a & b")
+    assert "256x3, 15.5 M with synthetic-train" in svg
+    lines = [x for x in ElementTree.fromstring(svg).iter() if x.tag.endswith("polyline")]
+    assert [len(str(line.get("points")).split()) for line in lines] == [3, 1]
 
 
 def test_points_that_are_done_are_kept_and_what_was_stopped_goes_on(
