@@ -13,7 +13,7 @@ is trained on all texts. Each run's best checkpoint is decoded on the developmen
 `experiments.py` does.
 
 The command can be stopped: points in the JSON are done, runs under `--out` go on where they were.
-Two of them may train other points beside one another, into the same JSON.
+Once the first trains, a second may train other points beside it, into the same `--out` and JSON.
 """
 
 from __future__ import annotations
@@ -167,7 +167,10 @@ def subsets(
 
 
 def _evenly(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    """So many of them: each second, then of the others each second, and so on."""
+    """So many of them, spread evenly, and all of what a smaller number gives, unlike `spread`.
+
+    Each second is first, then of the others each second, and so on.
+    """
     order = sorted(range(len(utterances)), key=lambda index: f"{index:b}"[::-1])
     return [utterances[index] for index in sorted(order[:count])]
 
