@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,22 @@ def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(k for k, _ in itertools.groupby(path) if k)
 
 
-def path_sums(log_probs: Tensor, bigram: Tensor) -> dict[tuple[int, ...], float]:
-    """P(y) times the sum over y's paths, for every y that the frames can say, path by path."""
-    sums: dict[tuple[int, ...], float] = {}
+def weighted_paths(log_probs: Tensor, bigram: Tensor) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Every path through the frames, and its weight times P of what it says."""
     frames = range(len(log_probs))
     for path in itertools.product(range(V + 1), repeat=len(log_probs)):
         said = collapse(path)
         weight = math.exp(sum(float(log_probs[t, path[t]]) for t in frames))
         for before, token in zip((0, *said), (*said, 0), strict=True):
             weight *= float(bigram[before, token])
+        yield path, weight
+
+
+def path_sums(log_probs: Tensor, bigram: Tensor) -> dict[tuple[int, ...], float]:
+    """P(y) times the sum over y's paths, for every y that the frames can say, path by path."""
+    sums: dict[tuple[int, ...], float] = {}
+    for path, weight in weighted_paths(log_probs, bigram):
+        said = collapse(path)
         sums[said] = sums.get(said, 0.0) + weight
     return sums
 
@@ -70,6 +78,21 @@ def test_partition_is_the_sum_over_all_paths(bigram: Tensor) -> None:
     for row, length in enumerate(lengths.tolist()):
         expected = sum(path_sums(log_probs[row, :length], bigram).values())
         assert float(found[row]) == pytest.approx(math.log(expected), abs=1e-5)
+
+
+def test_partition_has_the_paths_shares_as_its_gradient(bigram: Tensor) -> None:
+    """Of every output in every frame: the mass of the paths that are on it, path by path."""
+    log_probs = scores(3, 5, V + 1, seed=2).requires_grad_()
+    lengths = torch.tensor([5, 3, 0])
+    log_partition(log_probs, lengths, bigram).sum().backward()
+    expected = torch.zeros(3, 5, V + 1, dtype=torch.float64)
+    for row, length in enumerate(lengths.tolist()):
+        for path, weight in weighted_paths(log_probs[row, :length].detach(), bigram):
+            for t, output in enumerate(path):
+                expected[row, t, output] += weight
+    expected /= expected.sum(2, keepdim=True).where(expected.sum(2, keepdim=True) > 0, 1.0)
+    assert log_probs.grad is not None
+    assert torch.allclose(log_probs.grad.double(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("said", [(1,), (1, 2), (2, 2), (3, 1, 3), ()])
@@ -106,7 +129,13 @@ def test_gradient_is_that_of_finite_differences(bigram: Tensor) -> None:
 
 def test_long_and_impossible_utterances_stay_finite(bigram: Tensor) -> None:
     long = 20.0 * torch.randn(1, 2000, V + 1, generator=torch.Generator().manual_seed(1))
-    assert torch.isfinite(log_partition(long.log_softmax(-1), torch.tensor([2000]), bigram)).all()
+    long = long.log_softmax(-1).requires_grad_()
+    found = log_partition(long, torch.tensor([2000]), bigram)
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert long.grad is not None
+    assert torch.allclose(long.grad.sum(2), torch.ones(1, 2000), atol=1e-5)
+    assert torch.equal(log_partition(long.detach(), torch.tensor([2000]), bigram), found.detach())
     log_probs = scores(1, 2, V + 1).requires_grad_()
     tokens, counts, lengths = torch.tensor([[2, 2]]), torch.tensor([2]), torch.tensor([2])
     ctc = ctc_loss_sum(log_probs, lengths, tokens, counts)  # a blank between needs a third frame

@@ -14,13 +14,12 @@ token and whether blank has followed it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-# What the last frame may be worth at least, so that its logarithm is finite.
-_LEAST = 1e-30
 
 MOST_TOKENS = 2000
 """Of a vocabulary: the bigram has as many numbers as the square of that, and is a file of lines."""
@@ -99,41 +98,96 @@ def ctc_crf_loss_sum(
 def log_partition(log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
     """ln of the sum over all token sequences and their paths, float32 [batch].
 
-    In float32 whatever the precision around it, as products of halves lose masses. Linear in the
-    frames: each is one product with the bigram (the forward algorithm; Baum et al.
-    1970), whose masses are scaled to add up to 1. Arguments as of `ctc_crf_loss_sum`.
+    In float32 whatever the precision around it, as products of halves lose masses. Its gradient is
+    the share of the paths' mass that is on an output in a frame (the forward-backward algorithm;
+    Baum et al. 1970), found along with the sum: recorded operations would be several times as many,
+    and on a GPU it is their number that takes time. It has no second derivative. Arguments as of
+    `ctc_crf_loss_sum`.
     """
     with torch.autocast(log_probs.device.type, enabled=False):
-        return _log_partition(log_probs.float(), lengths, bigram)
+        total: Tensor = _LogPartition.apply(log_probs.float(), lengths, bigram)
+    return total
 
 
-def _log_partition(log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
-    most = log_probs.detach().amax(2, keepdim=True)
-    weights = (log_probs - most).exp()
-    # A token repeats itself only with a blank between: otherwise the path stays where it is.
-    moves = bigram.clone()
-    moves.fill_diagonal_(0.0)
-    moves[0] = bigram[0]
-    repeats = bigram.diagonal()[1:]
-    # By the last token, 0 for none yet: mass of the paths that end with blank, and that do not.
-    blank = F.one_hot(torch.zeros_like(lengths), bigram.size(0)).to(weights.dtype)
-    spoken = torch.zeros_like(blank)[:, 1:]
-    scales: list[Tensor] = []
-    for t in range(log_probs.size(1)):
-        live = (t < lengths).unsqueeze(1)
-        either = blank + F.pad(spoken, (1, 0))
-        goes_on = (either @ moves)[:, 1:] + blank[:, 1:] * repeats + spoken
-        new_spoken, new_blank = weights[:, t, 1:] * goes_on, weights[:, t, :1] * either
-        # Any factor is right, so none needs a gradient.
-        scale = (new_spoken.sum(1, keepdim=True) + new_blank.sum(1, keepdim=True)).detach()
-        scale = torch.where(live, scale.clamp(min=_LEAST), 1.0)
-        spoken = torch.where(live, new_spoken / scale, spoken)
-        blank = torch.where(live, new_blank / scale, blank)
-        scales.append(torch.where(live, scale.log() + most[:, t], 0.0))
-    ends = (blank + F.pad(spoken, (1, 0))) @ bigram[:, 0]
-    if not scales:
-        return ends.log()
-    return ends.clamp(min=_LEAST).log() + torch.cat(scales, 1).sum(1)
+class _LogPartition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        total, shares = _forward_backward(log_probs, lengths, bigram, wanted)
+        if wanted:
+            ctx.save_for_backward(shares)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (shares,) = ctx.saved_tensors
+        return gradient.view(-1, 1, 1) * shares, None, None
+
+
+def _forward_backward(
+    log_probs: Tensor, lengths: Tensor, bigram: Tensor, backward: bool
+) -> tuple[Tensor, Tensor]:
+    """The sum, float32 [batch], and with `backward` each output's share [batch, frames, outputs].
+
+    Both passes are one recursion, over frames from the first on with the bigram and from the last
+    on with its transpose, so they run as one batch. With the mass s of paths by the token they end
+    on, and G of what may come next by the bigram after all paths, ended on blank or not:
+
+        s' = w (G + (1 - P(k | k)) s),    G' = w_blank G + s' P
+
+    since a token repeats itself only with a blank between, and otherwise the path stays on it.
+    """
+    batch, frames, outputs = log_probs.shape
+    places = torch.arange(frames, device=log_probs.device)
+    live = places < lengths.unsqueeze(1)
+    most = log_probs.amax(2, keepdim=True)
+    spoken = (log_probs - most).exp()
+    # Beyond the end all is on blank, which changes no sum.
+    blank = torch.where(live.unsqueeze(2), spoken[:, :, :1], 1.0)
+    spoken = spoken * live.unsqueeze(2)
+    spoken[:, :, 0] = 0.0
+    weights = torch.cat([spoken, blank], 2)
+    # Frames from the last on, those beyond the end where they are; its own inverse.
+    turned = torch.where(live, lengths.unsqueeze(1) - 1 - places, places).t()
+    passes, first = [weights], [bigram[0]]
+    if backward:
+        passes.append(_turn(weights.transpose(0, 1), turned).transpose(0, 1))
+        first.append(bigram[:, 0])
+    moves = torch.stack([bigram, bigram.t()][: len(passes)])
+    stays = 1.0 - bigram.diagonal()
+    w = torch.stack(passes).permute(2, 0, 1, 3).contiguous()
+    following = w.new_empty(frames + 1, len(passes), batch, outputs)
+    following[0] = torch.stack(first).unsqueeze(1)
+    arriving, here = torch.empty_like(following[1:]), torch.empty_like(following[1:])
+    # The mass of all paths by their last token, 0 for none yet.
+    ended = w.new_zeros(frames + 1, batch, outputs)
+    ended[0, :, 0] = 1.0
+    scales = w.new_empty(frames, len(passes), batch, 1)
+    before = torch.zeros_like(following[0])
+    for t in range(frames):
+        torch.sum(following[t], 2, keepdim=True, out=scales[t])
+        w[t].div_(scales[t])
+        torch.addcmul(following[t], stays, before, out=arriving[t])
+        before = torch.mul(arriving[t], w[t, :, :, :-1], out=here[t])
+        torch.mul(following[t], w[t, :, :, -1:], out=following[t + 1])
+        following[t + 1].baddbmm_(before, moves)
+        if backward:
+            torch.addcmul(before[0], ended[t], w[t, 0, :, -1:], out=ended[t + 1])
+    logs = following[-1, 0, :, 0].double().log() + scales[:, 0, :, 0].double().log().sum(0)
+    total = (logs + (most.squeeze(2) * live).double().sum(1)).float()
+    if not backward:
+        return total, log_probs.new_empty(0)
+    mass = arriving[:, 0] * _turn(here[:, 1], turned)
+    on_blank = (ended[:-1] * _turn(following[:-1, 1], turned)).sum(2)
+    mass[:, :, 0] = on_blank * _turn(w[:, 1, :, -1:], turned).squeeze(2)
+    shares = mass / mass.sum(2, keepdim=True)
+    return total, shares.transpose(0, 1) * live.unsqueeze(2)
+
+
+def _turn(x: Tensor, turned: Tensor) -> Tensor:
+    """[frames, batch, size] in the order of `turned` [frames, batch]."""
+    return x.gather(0, turned.unsqueeze(2).expand(x.shape))
 
 
 def _log_prior(tokens: Tensor, token_lengths: Tensor, bigram: Tensor) -> Tensor:
