@@ -17,28 +17,22 @@ import argparse
 import itertools
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from one_line import leave
-from training import PEAKS, count_flops
+from training import PEAKS, STATE, bytes_of_step, count_flops
 
-from voxformer.config import RunConfig, Stage, load_config
-from voxformer.data.manifest import Utterance, read_manifest
+from voxformer.config import RunConfig, Stage
+from voxformer.data.manifest import Utterance
 from voxformer.data.sampler import BucketingSampler
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.results import write_json
 from voxformer.model import VoxFormer, count_parameters
 from voxformer.plan import Plan, load_recipe, make_plan
-from voxformer.recipe import STAGES
-from voxformer.text import Tokenizer, train_tokenizer
-from voxformer.training.batch_size import Trial, forward_pass, made_up_batch
-from voxformer.training.memory import bytes_of_optimizer, saved_bytes
-from voxformer.training.optim import make_optimizer
-from voxformer.training.precision import Precision
-from voxformer.training.setup import build_objective
+from voxformer.recipe import STAGES, stage_config, tokenizer_of
+from voxformer.text import Tokenizer
+from voxformer.training.setup import read_training_set
 
 COLUMNS = (
     "stage",
@@ -62,22 +56,17 @@ GIB = 2**30
 
 
 def measure(name: str, plan: Plan, card: str, folder: Path) -> list[dict[str, Any]]:
-    """Figures of each stage."""
-    texts = [u.text for path, _ in plan.corpus.sets["stage2"] for u in read_manifest(path)]
-    config, _ = load_config(f"{name}/stage2", plan.overrides["stage2"])
-    tokenizer = train_tokenizer(texts, config.model.vocab_size, folder)
-    return [_stage(name, stage, plan, tokenizer, PEAKS[card]["bf16"] * 1e12) for stage in STAGES]
+    """Figures of each stage; the tokenizer is left in the folder."""
+    home = tokenizer_of(name, plan.corpus, folder, plan.overrides[STAGES[1]], print)
+    return [_stage(name, stage, plan, home, PEAKS[card]["bf16"] * 1e12) for stage in STAGES]
 
 
-def _stage(name: str, stage: str, plan: Plan, tokenizer: Tokenizer, peak: float) -> dict[str, Any]:
-    config, _ = load_config(f"{name}/{stage}", plan.overrides[stage])
+def _stage(name: str, stage: str, plan: Plan, home: Path, peak: float) -> dict[str, Any]:
+    run = home.parent / stage
+    config = stage_config(name, stage, plan.corpus, run, home, None, plan.overrides[stage])
+    tokenizer = Tokenizer.load(home)
     training = config.training
-    sets = plan.corpus.sets[stage]
-    utterances = [
-        u
-        for u in read_manifest([str(path) for path, _ in sets], [weight for _, weight in sets])
-        if u.duration <= config.data.max_duration
-    ]
+    utterances = [u for u in read_training_set(config) if u.duration <= config.data.max_duration]
     sampler = BucketingSampler(
         [u.duration for u in utterances],
         training.batch_size,
@@ -133,29 +122,16 @@ def _memory(
     config: RunConfig, utterances: Sequence[Utterance], tokenizer: Tokenizer
 ) -> dict[str, Any]:
     """Bytes of a step on the longest utterances; each of equal ones keeps as much."""
-    device = torch.device("cpu")
-    module, objective = build_objective(config, device)
-    optimizer = make_optimizer(module, config.training)
-    trial = Trial(
-        config, module, objective, optimizer, Precision("bf16", device, fused_attention=True)
-    )
     longest = max(u.duration for u in utterances) / config.augment.slowest
     tokens = max(len(tokenizer.encode(u.text)) for u in utterances)
     tokens = 0 if config.stage is Stage.PRETRAIN else tokens
-    one, two = (
-        saved_bytes(module, partial(forward_pass, trial, made_up_batch(config, n, longest, tokens)))
-        for n in (1, 2)
-    )
     count = max(1, int((config.training.batch_seconds_limit or longest) / longest))
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
-    trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-    averaged = weights if config.training.ema_decay else 0
-    moments = bytes_of_optimizer(optimizer)
+    of_step = bytes_of_step(config, ["bf16"], count, longest, tokens)
     return {
-        "saved_bytes": one + (count - 1) * (two - one),
-        "state_bytes": weights + averaged + trained + moments,
-        "checkpoint_bytes": weights + averaged + moments,
-        "weights_bytes": weights,
+        "saved_bytes": of_step["bf16"],
+        "state_bytes": sum(of_step[part] for part in STATE),
+        "checkpoint_bytes": sum(of_step[part] for part in STATE if part != "gradients"),
+        "weights_bytes": of_step["weights"],
     }
 
 
@@ -211,7 +187,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan = make_plan(args.recipe, recipe, args.speech, folder, args.minutes)
-        found = measure(args.recipe, plan, args.card, folder / "tokenizer")
+        found = measure(args.recipe, plan, args.card, folder)
     rows = [*map(row_of, found), total_row(found, PEAKS[args.card]["bf16"] * 1e12)]
     for row in itertools.chain([COLUMNS], rows):
         print("  ".join(row))

@@ -46,11 +46,12 @@ from voxformer.model.decoder import AttentionDecoder
 from voxformer.model.encoder import Encoder
 from voxformer.text import Tokenizer, train_tokenizer
 from voxformer.training.batch_size import Trial, forward_pass, made_up_batch
+from voxformer.training.ctc_crf import token_bigram
 from voxformer.training.loop import train
 from voxformer.training.memory import bytes_of_optimizer, saved_bytes
 from voxformer.training.optim import make_optimizer
 from voxformer.training.precision import Precision, choose_precision
-from voxformer.training.setup import build_objective, choose_device
+from voxformer.training.setup import build_objective, choose_device, read_training_set
 
 COLUMNS = (
     "config",
@@ -92,6 +93,8 @@ SLOWER = ("PCIe", "NVL", "Laptop", "4090 D")
 """Variants of these names with other figures."""
 MATRIX = 2048
 GIB = 2**30
+STATE = ("weights", "averaged", "gradients", "moments")
+"""What is kept whatever the batch; the moments are the optimiser's."""
 
 _Pass = tuple[float, str, tuple[int, int]]
 """When, through which module, and the first two sizes of its input."""
@@ -236,7 +239,7 @@ def _config(args: argparse.Namespace, folder: Path) -> RunConfig:
     utterances = read_manifest(paths)
     if config.data.tokenizer is None and config.stage is not Stage.PRETRAIN:
         tokenizer = folder / "tokenizer"
-        texts = [u.text for u in utterances]
+        texts = [u.text for u in read_training_set(config)]
         train_tokenizer(texts, config.model.vocab_size, tokenizer, config.data.tokenizer_type)
         config.data.tokenizer = str(tokenizer)
     if args.memory:
@@ -359,32 +362,52 @@ def _memory(config: RunConfig) -> dict[str, Any]:
     """Bytes that a step on the longest utterances keeps, in fp32 and in bf16."""
     named = config.data.tokenizer
     tokenizer = Tokenizer.load(named) if named is not None else None
-    utterances = read_manifest([named.path for named in config.data.training_sets])
-    device = torch.device("cpu")
-    module, objective = build_objective(config, device)
-    optimizer = make_optimizer(module, config.training)
+    utterances = read_training_set(config)
     longest = max(u.duration for u in utterances) / config.augment.slowest
     tokens = max(len(tokenizer.encode(u.text)) for u in utterances) if tokenizer else 0
-    trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
-    averaged = weights if config.training.ema_decay else 0
-    saved = {}
-    for precision in ("fp32", "bf16"):
+    precisions = ("fp32", "bf16")
+    of_step = bytes_of_step(config, precisions, config.training.batch_size, longest, tokens)
+    return {
+        "longest_seconds": longest,
+        "state_bytes": sum(of_step[part] for part in STATE),
+        "saved_bytes": {name: of_step[name] for name in precisions},
+    }
+
+
+def bytes_of_step(
+    config: RunConfig, precisions: Iterable[str], count: int, seconds: float, tokens: int
+) -> dict[str, int]:
+    """What a step on `count` utterances of so many seconds and tokens keeps, on any device.
+
+    Returns:
+        By precision the activations that are saved for the backward pass; and each part of `STATE`.
+    """
+    device = torch.device("cpu")
+    # Which bigram a CTC-CRF is trained with changes nothing here.
+    bigram = token_bigram([], config.model.vocab_size)
+    module, objective = build_objective(config, device, bigram)
+    optimizer = make_optimizer(module, config.training)
+    found = {}
+    for precision in precisions:
         as_on_a_gpu = Precision(precision, device, fused_attention=True)
         trial = Trial(config, module, objective, optimizer, as_on_a_gpu)
         # Of equal utterances each keeps as much, so two of them tell what all keep.
         one, two = (
             saved_bytes(
-                module, partial(forward_pass, trial, made_up_batch(config, n, longest, tokens))
+                module, partial(forward_pass, trial, made_up_batch(config, n, seconds, tokens))
             )
             for n in (1, 2)
         )
-        saved[precision] = one + (config.training.batch_size - 1) * (two - one)
-    return {
-        "longest_seconds": longest,
-        "state_bytes": weights + averaged + trained + bytes_of_optimizer(optimizer),
-        "saved_bytes": saved,
-    }
+        found[precision] = one + (count - 1) * (two - one)
+    parameters = list(module.parameters())
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    sizes = (
+        weights,
+        weights if config.training.ema_decay else 0,
+        sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
+        bytes_of_optimizer(optimizer),
+    )
+    return found | dict(zip(STATE, sizes, strict=True))
 
 
 def _row(values: dict[str, Any]) -> list[str]:

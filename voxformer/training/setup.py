@@ -318,7 +318,7 @@ def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabul
     elif config.data.tokenizer is not None:
         source = Path(config.data.tokenizer)
     else:
-        texts = [u.text for u in _read_training(config)]
+        texts = [u.text for u in read_training_set(config)]
         logger.info("training a tokenizer of %d pieces", config.model.vocab_size)
         train_tokenizer(texts, config.model.vocab_size, home, config.data.tokenizer_type)
         source = home
@@ -336,7 +336,7 @@ def prepare_vocabulary(config: RunConfig, folder: Path, start: Start) -> Vocabul
             f"training.crf_weight: CTC-CRF takes at most {MOST_TOKENS} pieces, and there are "
             f"{tokenizer.vocab_size}; lower model.vocab_size"
         )
-    sequences = ((tokenizer.encode(u.text), u.weight) for u in _read_training(config))
+    sequences = ((tokenizer.encode(u.text), u.weight) for u in read_training_set(config))
     bigram = token_bigram(sequences, tokenizer.vocab_size)
     path = folder / TOKEN_LM
     write_atomically(path, bigram_arpa(bigram, tokenizer.tokens))
@@ -350,7 +350,12 @@ def _unpack_tokenizer(state: dict[str, Any], folder: Path) -> None:
     write_atomically(folder / "tokens.txt", "".join(f"{token}\n" for token in state["tokens"]))
 
 
-def _read_training(config: RunConfig) -> list[Utterance]:
+def read_training_set(config: RunConfig) -> list[Utterance]:
+    """Every training utterance, usable or not, with its phones for text where the run is on these.
+
+    Raises:
+        RunError: no manifest is named, or its texts cannot be pronounced.
+    """
     if config.data.train_manifest is None:
         raise RunError(
             "data.train_manifest: not set; name a JSONL manifest in the config, or with "
@@ -381,7 +386,7 @@ def load_training_set(
     Raises:
         DataError: a manifest cannot be used, or the weights leave an epoch empty.
     """
-    screened = _screen("training", _read_training(config), tokenizer, config)
+    screened = _screen("training", read_training_set(config), tokenizer, config)
     drawn = sum(u.weight for u in screened.kept)
     if drawn < 1.0:
         raise DataError(
