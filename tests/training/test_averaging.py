@@ -121,6 +121,18 @@ def test_what_a_run_goes_on_from_is_not_replaced(run: Path, tmp_path: Path) -> N
     assert steps[-1].read_bytes() == before
 
 
+def test_the_command_mixes(run: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    first, last, out = numbered_checkpoints(run, "step")[0], run / "latest.pt", tmp_path / "mix.pt"
+    for given, share in (([], 0.5), (["--share", "0.2"], 0.2)):
+        command = ["checkpoints", "mix", str(first), str(last), str(out), *given]
+        assert main(command) == 0
+        assert f"{share:.0%} of {last}" in capsys.readouterr().out
+        expected = load_checkpoint(mix_checkpoints(first, last, share, tmp_path / "expected.pt"))
+        torch.testing.assert_close(load_checkpoint(out)["model"], expected["model"])
+    assert main(["checkpoints", "mix", str(first), str(last)]) == 2
+    assert "mix takes FILE FILE OUT" in capsys.readouterr().err
+
+
 def test_the_command_averages_and_slims(run: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     mean, slim = tmp_path / "mean.pt", tmp_path / "slim.pt"
     assert main(["checkpoints", "average", str(run), str(mean), "--keep", "2"]) == 0

@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from voxformer.cli.numbers import whole
+from voxformer.cli.numbers import fraction, whole
 
 EXAMPLE = """voxformer checkpoints verify checkpoints/stage4_fixed
   voxformer checkpoints mirror checkpoints/stage4_fixed sftp://me@host/runs/stage4_fixed
   voxformer checkpoints pull sftp://me@host/runs/stage4_fixed checkpoints/stage4_fixed
   voxformer checkpoints average checkpoints/stage4_fixed mean.pt --keep 5
+  voxformer checkpoints mix checkpoints/seed1/best.pt checkpoints/seed2/best.pt mean.pt
   voxformer checkpoints slim checkpoints/stage4_fixed/best.pt small.pt --half"""
 
-FORMS = {"mirror": "DIR URL", "pull": "URL DIR", "average": "DIR OUT", "slim": "FILE OUT"}
+FORMS = {
+    "mirror": "DIR URL",
+    "pull": "URL DIR",
+    "average": "DIR OUT",
+    "mix": "FILE FILE OUT",
+    "slim": "FILE OUT",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    actions = ("list", "verify", "prune", "mirror", "pull", "average", "slim")
+    actions = ("list", "verify", "prune", "mirror", "pull", "average", "mix", "slim")
     parser.add_argument("action", choices=actions)
     parser.add_argument(
         "places",
@@ -31,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         default=3,
         help="step_N.pt files that prune and mirror leave, and that average takes",
+    )
+    parser.add_argument(
+        "--share", type=fraction, default=0.5, help="mix: of the second file's weights"
     )
     parser.add_argument(
         "--half", action="store_true", help="slim: matrices as float16, half the size"
@@ -46,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise FolderError(f"{args.action} takes {form}")
     if args.action == "pull":
         return _pull(args.places[0], Path(args.places[1]))
+    if args.action == "mix":
+        return _mix(*map(Path, args.places), share=args.share)
     if args.action == "slim":
         return _slim(Path(args.places[0]), Path(args.places[1]), args.half)
     folder = Path(args.places[0])
@@ -92,6 +104,14 @@ def _average(folder: Path, out: Path, count: int) -> int:
     steps = numbered_checkpoints(folder, "step")[-count:]
     average_checkpoints(steps, out)
     print(f"{out}: mean of {', '.join(path.name for path in steps)}")
+    return 0
+
+
+def _mix(first: Path, second: Path, out: Path, share: float) -> int:
+    from voxformer.training.averaging import mix_checkpoints
+
+    mix_checkpoints(first, second, share, out)
+    print(f"{out}: {1 - share:.0%} of {first}, {share:.0%} of {second}")
     return 0
 
 

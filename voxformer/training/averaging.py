@@ -54,12 +54,13 @@ def mix_checkpoints(first: Path, second: Path, share: float, out: Path) -> Path:
     """Write weights between those of a model and of what further training made of it.
 
     Such weights can be better than both ends (Wortsman et al. 2022, "Robust fine-tuning of
-    zero-shot models"). Moving averages are taken where there are some; everything else is of the
-    second.
+    zero-shot models"), and so can those between two runs that began with the same weights ("Model
+    soups", of the same year). Moving averages are taken where there are some; everything else is of
+    the second.
 
     Args:
-        first: before.
-        second: after.
+        first: before, or one of the runs.
+        second: after, or the other.
         share: of the second, from 0 to 1.
         out: the new checkpoint, of weights alone.
 
