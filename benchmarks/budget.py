@@ -56,14 +56,17 @@ GIB = 2**30
 
 
 def measure(name: str, plan: Plan, card: str, folder: Path) -> list[dict[str, Any]]:
-    """Figures of each stage; the tokenizer is left in the folder."""
-    home = tokenizer_of(name, plan.corpus, folder, plan.overrides[STAGES[1]], print)
-    return [_stage(name, stage, plan, home, PEAKS[card]["bf16"] * 1e12) for stage in STAGES]
+    """Figures of each stage, with a tokenizer in the folder if the config names none."""
+    home = tokenizer_of(name, plan.corpus, folder, plan.overrides[STAGES[1]], lambda _: None)
+    peak = PEAKS[card]["bf16"] * 1e12
+    return [_stage(name, stage, plan, folder, home, peak) for stage in STAGES]
 
 
-def _stage(name: str, stage: str, plan: Plan, home: Path, peak: float) -> dict[str, Any]:
-    run = home.parent / stage
-    config = stage_config(name, stage, plan.corpus, run, home, None, plan.overrides[stage])
+def _stage(
+    name: str, stage: str, plan: Plan, folder: Path, home: Path, peak: float
+) -> dict[str, Any]:
+    own = folder / stage
+    config = stage_config(name, stage, plan.corpus, own, home, None, plan.overrides[stage])
     tokenizer = Tokenizer.load(home)
     training = config.training
     utterances = [u for u in read_training_set(config) if u.duration <= config.data.max_duration]
@@ -123,8 +126,9 @@ def _memory(
 ) -> dict[str, Any]:
     """Bytes of a step on the longest utterances; each of equal ones keeps as much."""
     longest = max(u.duration for u in utterances) / config.augment.slowest
-    tokens = max(len(tokenizer.encode(u.text)) for u in utterances)
-    tokens = 0 if config.stage is Stage.PRETRAIN else tokens
+    tokens = 0
+    if config.stage is not Stage.PRETRAIN:
+        tokens = max(len(tokenizer.encode(u.text)) for u in utterances)
     count = max(1, int((config.training.batch_seconds_limit or longest) / longest))
     of_step = bytes_of_step(config, ["bf16"], count, longest, tokens)
     return {

@@ -236,7 +236,6 @@ def _config(args: argparse.Namespace, folder: Path) -> RunConfig:
     paths = [named.path for named in config.data.training_sets]
     if not paths:
         raise ConfigError("name a training set: --set data.train_manifest=FILE")
-    utterances = read_manifest(paths)
     if config.data.tokenizer is None and config.stage is not Stage.PRETRAIN:
         tokenizer = folder / "tokenizer"
         texts = [u.text for u in read_training_set(config)]
@@ -244,7 +243,7 @@ def _config(args: argparse.Namespace, folder: Path) -> RunConfig:
         config.data.tokenizer = str(tokenizer)
     if args.memory:
         count = config.training.batch_size * config.training.gradient_accumulation_steps
-        usable = [u for u in utterances if u.duration <= config.data.max_duration]
+        usable = [u for u in read_manifest(paths) if u.duration <= config.data.max_duration]
         longest = sorted(usable, key=lambda u: -u.duration)[:count]
         rows = [
             {
@@ -381,10 +380,12 @@ def bytes_of_step(
 
     Returns:
         By precision the activations that are saved for the backward pass; and each part of `STATE`.
+        What an operation needs while it runs is not among them.
     """
     device = torch.device("cpu")
     # Which bigram a CTC-CRF is trained with changes nothing here.
-    bigram = token_bigram([], config.model.vocab_size)
+    crf = config.training.crf_weight > 0.0
+    bigram = token_bigram([], config.model.vocab_size) if crf else None
     module, objective = build_objective(config, device, bigram)
     optimizer = make_optimizer(module, config.training)
     found = {}

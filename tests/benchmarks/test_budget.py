@@ -14,7 +14,7 @@ from training import count_flops
 from voxformer.config import RunConfig
 from voxformer.config.load import validate_config
 from voxformer.data.manifest import read_manifest
-from voxformer.plan import Plan
+from voxformer.plan import Language, Plan
 from voxformer.recipe import Corpus
 from voxformer.text import train_tokenizer
 from voxformer.training.loop import train
@@ -37,7 +37,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.mark.slow
 def test_a_stage_costs_its_steps_times_what_a_step_costs(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,8 +47,17 @@ def test_a_stage_costs_its_steps_times_what_a_step_costs(
     hours = {stage: 2 * sum(u.duration for u in read_manifest(manifest)) / 3600 for stage in stages}
     overrides = {stage: list(SMALL) for stage in stages}
     minutes = dict.fromkeys(stages, 0.5)
-    plan = Plan(Corpus(sets, corpus / "dev.jsonl", {}), overrides, (), hours, minutes, "trace")
-    found = budget.measure("librispeech", plan, "H100", tmp_path / "tokenizer")
+    plan = Plan(
+        Corpus(sets, corpus / "dev.jsonl", {}),
+        overrides,
+        Language((), order=3, prune=0),
+        hours,
+        minutes,
+        weights=dict.fromkeys(["train"], [2.0] * 4),
+        scale=None,
+        exporter="trace",
+    )
+    found = budget.measure("librispeech", plan, "H100", tmp_path)
     for stage, values in zip(stages, found, strict=True):
         assert values["stage"] == stage
         assert values["audio_hours"] == pytest.approx(4 * hours[stage])

@@ -127,15 +127,42 @@ def test_gradient_is_that_of_finite_differences(bigram: Tensor) -> None:
     assert float(gradient[1, 3].abs().max()) == 0.0  # beyond the second utterance's length
 
 
-def test_long_and_impossible_utterances_stay_finite(bigram: Tensor) -> None:
-    long = 20.0 * torch.randn(1, 2000, V + 1, generator=torch.Generator().manual_seed(1))
-    long = long.log_softmax(-1).requires_grad_()
-    found = log_partition(long, torch.tensor([2000]), bigram)
-    found.sum().backward()
-    assert torch.isfinite(found).all()
-    assert long.grad is not None
-    assert torch.allclose(long.grad.sum(2), torch.ones(1, 2000), atol=1e-5)
-    assert torch.equal(log_partition(long.detach(), torch.tensor([2000]), bigram), found.detach())
+def plain_log_partition(log_probs: Tensor, bigram: Tensor) -> Tensor:
+    """Of one utterance [frames, V + 1], in logarithms and float64; autograd differentiates it."""
+    moves = bigram.double().log()
+    before, off = torch.arange(V + 1), torch.full((V + 1,), -1e6).double()
+    blank = torch.where(before == 0, 0.0, off)  # by the last token
+    spoken = off
+    for frame in log_probs:
+        either = torch.logaddexp(blank, spoken)
+        starts = [
+            torch.logsumexp(torch.where(before == k, blank, either) + moves[:, k], 0)
+            for k in range(1, V + 1)
+        ]
+        blank = either + frame[0]
+        spoken = torch.cat([off[:1], torch.logaddexp(torch.stack(starts), spoken[1:]) + frame[1:]])
+    return torch.logsumexp(torch.logaddexp(blank, spoken) + moves[:, 0], 0)
+
+
+def test_long_sharp_utterances_are_summed_as_in_logarithms(bigram: Tensor) -> None:
+    frames = 400
+    logits = 30.0 * torch.randn(2, frames, V + 1, generator=torch.Generator().manual_seed(1))
+    found = logits.log_softmax(-1).requires_grad_()
+    total = log_partition(found, torch.tensor([frames, frames // 2]), bigram)
+    total.sum().backward()
+    assert found.grad is not None
+    for row, length in enumerate((frames, frames // 2)):
+        exact = found.detach()[row, :length].double().requires_grad_()
+        expected = plain_log_partition(exact, bigram)
+        expected.backward()
+        assert exact.grad is not None
+        torch.testing.assert_close(total[row].double(), expected, rtol=1e-6, atol=0.0)
+        assert torch.allclose(found.grad[row, :length].double(), exact.grad, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(log_partition(found, torch.tensor([frames, frames // 2]), bigram), total)
+
+
+def test_impossible_utterances_count_nothing(bigram: Tensor) -> None:
     log_probs = scores(1, 2, V + 1).requires_grad_()
     tokens, counts, lengths = torch.tensor([[2, 2]]), torch.tensor([2]), torch.tensor([2])
     ctc = ctc_loss_sum(log_probs, lengths, tokens, counts)  # a blank between needs a third frame
@@ -199,13 +226,23 @@ def test_an_evaluation_without_a_language_model_is_warned_of(
     assert "CTC-CRF" not in capsys.readouterr().err
 
 
-def test_batch_mates_change_nothing(bigram: Tensor) -> None:
+def test_neither_batch_mates_nor_what_is_beyond_the_end_count(bigram: Tensor) -> None:
     log_probs = scores(3, 6, V + 1)
+    log_probs[1, 2:] = torch.nan
+    log_probs[2, 4:] = -torch.inf
+    log_probs.requires_grad_()
     lengths = torch.tensor([6, 2, 4])
     together = log_partition(log_probs, lengths, bigram)
+    together.sum().backward()
+    assert log_probs.grad is not None
     for row, length in enumerate(lengths.tolist()):
-        alone = log_partition(log_probs[row : row + 1, :length], lengths[row : row + 1], bigram)
-        assert float(alone) == pytest.approx(float(together[row]), abs=1e-5)
+        alone = log_probs.detach()[row : row + 1, :length].requires_grad_()
+        found = log_partition(alone, lengths[row : row + 1], bigram)
+        found.backward()
+        assert alone.grad is not None
+        torch.testing.assert_close(found[0], together[row], rtol=0.0, atol=1e-5)
+        assert torch.allclose(alone.grad[0], log_probs.grad[row, :length], atol=1e-6)
+        assert float(log_probs.grad[row, length:].abs().sum()) == 0.0
 
 
 def test_bigram_as_a_language_model_over_tokens(bigram: Tensor, tmp_path: Path) -> None:

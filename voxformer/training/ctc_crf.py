@@ -14,6 +14,7 @@ token and whether blank has followed it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -98,11 +99,11 @@ def ctc_crf_loss_sum(
 def log_partition(log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
     """ln of the sum over all token sequences and their paths, float32 [batch].
 
-    In float32 whatever the precision around it, as products of halves lose masses. Its gradient is
+    In float32 whatever autocast is around it, as products of halves lose masses. Its gradient is
     the share of the paths' mass that is on an output in a frame (the forward-backward algorithm;
-    Baum et al. 1970), found along with the sum: recorded operations would be several times as many,
-    and on a GPU it is their number that takes time. It has no second derivative. Arguments as of
-    `ctc_crf_loss_sum`.
+    Baum et al. 1970), found along with the sum: a recursion that PyTorch records and differentiates
+    has several times as many operations, and on a GPU it is their number that takes time. There is
+    no second derivative. Arguments as of `ctc_crf_loss_sum`.
     """
     with torch.autocast(log_probs.device.type, enabled=False):
         total: Tensor = _LogPartition.apply(log_probs.float(), lengths, bigram)
@@ -112,9 +113,8 @@ def log_partition(log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
 class _LogPartition(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, bigram: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        total, shares = _forward_backward(log_probs, lengths, bigram, wanted)
-        if wanted:
+        total, shares = _sum_and_shares(log_probs, lengths, bigram, ctx.needs_input_grad[0])
+        if shares is not None:
             ctx.save_for_backward(shares)
         return total
 
@@ -125,64 +125,95 @@ class _LogPartition(torch.autograd.Function):
         return gradient.view(-1, 1, 1) * shares, None, None
 
 
-def _forward_backward(
-    log_probs: Tensor, lengths: Tensor, bigram: Tensor, backward: bool
-) -> tuple[Tensor, Tensor]:
-    """The sum, float32 [batch], and with `backward` each output's share [batch, frames, outputs].
-
-    Both passes are one recursion, over frames from the first on with the bigram and from the last
-    on with its transpose, so they run as one batch. With the mass s of paths by the token they end
-    on, and G of what may come next by the bigram after all paths, ended on blank or not:
-
-        s' = w (G + (1 - P(k | k)) s),    G' = w_blank G + s' P
-
-    since a token repeats itself only with a blank between, and otherwise the path stays on it.
-    """
-    batch, frames, outputs = log_probs.shape
-    places = torch.arange(frames, device=log_probs.device)
+def _sum_and_shares(
+    log_probs: Tensor, lengths: Tensor, bigram: Tensor, with_shares: bool
+) -> tuple[Tensor, Tensor | None]:
+    """ln of the sum [batch], and if wanted each output's share [batch, frames, outputs]."""
+    places = torch.arange(log_probs.size(1), device=log_probs.device)
     live = places < lengths.unsqueeze(1)
+    # Beyond the end blank has weight 1 and tokens 0, which changes no sum.
+    log_probs = log_probs.masked_fill(~live.unsqueeze(2), 0.0)
     most = log_probs.amax(2, keepdim=True)
-    spoken = (log_probs - most).exp()
-    # Beyond the end all is on blank, which changes no sum.
-    blank = torch.where(live.unsqueeze(2), spoken[:, :, :1], 1.0)
-    spoken = spoken * live.unsqueeze(2)
-    spoken[:, :, 0] = 0.0
-    weights = torch.cat([spoken, blank], 2)
+    outputs = (log_probs - most).exp().transpose(0, 1)
     # Frames from the last on, those beyond the end where they are; its own inverse.
     turned = torch.where(live, lengths.unsqueeze(1) - 1 - places, places).t()
-    passes, first = [weights], [bigram[0]]
-    if backward:
-        passes.append(_turn(weights.transpose(0, 1), turned).transpose(0, 1))
-        first.append(bigram[:, 0])
-    moves = torch.stack([bigram, bigram.t()][: len(passes)])
-    stays = 1.0 - bigram.diagonal()
-    w = torch.stack(passes).permute(2, 0, 1, 3).contiguous()
-    following = w.new_empty(frames + 1, len(passes), batch, outputs)
-    following[0] = torch.stack(first).unsqueeze(1)
-    arriving, here = torch.empty_like(following[1:]), torch.empty_like(following[1:])
-    # The mass of all paths by their last token, 0 for none yet.
-    ended = w.new_zeros(frames + 1, batch, outputs)
-    ended[0, :, 0] = 1.0
-    scales = w.new_empty(frames, len(passes), batch, 1)
-    before = torch.zeros_like(following[0])
-    for t in range(frames):
-        torch.sum(following[t], 2, keepdim=True, out=scales[t])
-        w[t].div_(scales[t])
-        torch.addcmul(following[t], stays, before, out=arriving[t])
-        before = torch.mul(arriving[t], w[t, :, :, :-1], out=here[t])
-        torch.mul(following[t], w[t, :, :, -1:], out=following[t + 1])
-        following[t + 1].baddbmm_(before, moves)
-        if backward:
-            torch.addcmul(before[0], ended[t], w[t, 0, :, -1:], out=ended[t + 1])
-    logs = following[-1, 0, :, 0].double().log() + scales[:, 0, :, 0].double().log().sum(0)
-    total = (logs + (most.squeeze(2) * live).double().sum(1)).float()
-    if not backward:
-        return total, log_probs.new_empty(0)
-    mass = arriving[:, 0] * _turn(here[:, 1], turned)
-    on_blank = (ended[:-1] * _turn(following[:-1, 1], turned)).sum(2)
-    mass[:, :, 0] = on_blank * _turn(w[:, 1, :, -1:], turned).squeeze(2)
+    frames, batch, size = outputs.shape
+    weights = outputs.new_empty(frames, 2 if with_shares else 1, batch, size + 1)
+    weights[:, 0, :, -1] = outputs[:, :, 0]
+    weights[:, 0, :, :-1] = outputs * live.t().unsqueeze(2)
+    weights[:, 0, :, 0] = 0.0
+    if with_shares:
+        weights[:, 1] = _turn(weights[:, 0], turned)
+    passes = _run(weights, bigram)
+    ends = passes.following[-1, 0, :, 0].double().log() + passes.scales[:, 0].double().log().sum(0)
+    total = (ends + most.squeeze(2).double().sum(1)).float()
+    if not with_shares:
+        return total, None
+    # What arrives at a frame, times its weight, times what can follow.
+    mass = passes.arriving[:, 0] * weights[:, 0, :, :-1] * _turn(passes.arriving[:, 1], turned)
+    on_blank = (passes.last[:-1] * _turn(passes.following[:-1, 1], turned)).sum(2)
+    mass[:, :, 0] = on_blank * weights[:, 0, :, -1]
     shares = mass / mass.sum(2, keepdim=True)
     return total, shares.transpose(0, 1) * live.unsqueeze(2)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The recursion of `_run` before each frame; "passes" is 2 with the backward pass, else 1."""
+
+    following: Tensor
+    """G [frames + 1, passes, batch, outputs]; token 0 is the end forward, the start backward."""
+    arriving: Tensor
+    """G + (1 - P(k|k)) s [frames, passes, batch, outputs]."""
+    last: Tensor
+    """Forward mass by the last token, 0 for none yet [frames + 1, batch, outputs]."""
+    scales: Tensor
+    """What each frame's weights were divided by [frames, passes, batch]."""
+
+
+def _run(weights: Tensor, bigram: Tensor) -> _Passes:
+    """The forward pass, and beside it the backward pass, as one recursion over frames.
+
+    With the weight w of token k and of blank in a frame, s is the mass of paths that are on k, and
+    G what the bigram P gives token k next, summed over all paths:
+
+        s' = w_k (G + (1 - P(k|k)) s),    G' = w_blank G + sum over u of s'_u P(k|u)
+
+    since a path stays on k, or gets to k by the bigram, and from k to another k only by way of
+    blank. Backward, from the last frame on, s and G are masses of the frames after it, which obey
+    the same with P transposed. So that nothing leaves float32's range, a frame's weights are
+    divided by the sum of G.
+
+    Args:
+        weights: [frames, passes, batch, outputs + 1], of tokens (0 at 0), and last of blank; they
+            come back divided.
+        bigram: of `token_bigram`.
+    """
+    frames, passes, batch, size = weights[..., 1:].shape
+    moves = torch.stack([bigram, bigram.t()][:passes])
+    stays = 1.0 - bigram.diagonal()
+    following = weights.new_empty(frames + 1, passes, batch, size)
+    following[0] = torch.stack([bigram[0], bigram[:, 0]][:passes]).unsqueeze(1)
+    arriving = torch.empty_like(following[1:])
+    last = weights.new_zeros(frames + 1, batch, size)
+    last[0, :, 0] = 1.0
+    scales = weights.new_empty(frames, passes, batch, 1)
+    on_token = torch.zeros_like(following[0])
+    # Views are made once for all frames, as each costs about as much as a small product.
+    of_frames = (
+        x.unbind() for x in (weights, weights[..., :-1], weights[..., -1:], scales, arriving)
+    )
+    g, masses, forward = following.unbind(), last.unbind(), weights[:, 0, :, -1:].unbind()
+    for t, (both, token, blank, scale, arrived) in enumerate(zip(*of_frames, strict=True)):
+        torch.sum(g[t], 2, keepdim=True, out=scale)
+        both.div_(scale)
+        torch.addcmul(g[t], stays, on_token, out=arrived)
+        torch.mul(arrived, token, out=on_token)
+        torch.mul(g[t], blank, out=g[t + 1])
+        g[t + 1].baddbmm_(on_token, moves)
+        if passes == 2:
+            torch.addcmul(on_token[0], masses[t], forward[t], out=masses[t + 1])
+    return _Passes(following, arriving, last, scales.squeeze(3))
 
 
 def _turn(x: Tensor, turned: Tensor) -> Tensor:
