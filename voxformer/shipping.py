@@ -242,14 +242,16 @@ def choose_and_tune(dev: Path, lm: Path, lexicon: Path | None, out: Path, say: S
 
 
 def candidates(run: Path, out: Path) -> dict[str, Path]:
-    """Weights to choose from: the best evaluation's, the last step's, a mean of the last, and
-    mixtures of the first with what the stage began with, which go to `out`."""
+    """Weights to choose from: the best evaluation's, the last step's if that was another, a mean of
+    the last, and mixtures of the first with what the stage began with, which go to `out`."""
     from voxformer.training.averaging import average_checkpoints, mix_checkpoints
+    from voxformer.training.checkpoint import load_checkpoint
     from voxformer.training.storage import numbered_checkpoints
 
-    found = {"best evaluation": best_of(run)}
-    if (run / "latest.pt").is_file():
-        found["last step"] = run / "latest.pt"
+    best, last = best_of(run), run / "latest.pt"
+    found = {"best evaluation": best}
+    if last.is_file() and load_checkpoint(last)["step"] != load_checkpoint(best)["step"]:
+        found["last step"] = last
     steps = numbered_checkpoints(run, "step")[-LAST:]
     if len(steps) > 1:
         mean = average_checkpoints(steps, out / "average.pt")
@@ -257,7 +259,7 @@ def candidates(run: Path, out: Path) -> dict[str, Path]:
     before = best_of(run.parent / STAGES[-2])
     if before.is_file():
         for share in MIXTURES:
-            mixture = mix_checkpoints(before, best_of(run), share, out / f"mixture-{share}.pt")
+            mixture = mix_checkpoints(before, best, share, out / f"mixture-{share}.pt")
             found[f"{share:.0%} of stage 4 in stage 3"] = mixture
     return found
 
