@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "pull":
         return _pull(args.places[0], Path(args.places[1]))
     if args.action == "mix":
-        return _mix(*map(Path, args.places), share=args.share)
+        first, second, out = map(Path, args.places)
+        return _mix(first, second, out, args.share)
     if args.action == "slim":
         return _slim(Path(args.places[0]), Path(args.places[1]), args.half)
     folder = Path(args.places[0])
