@@ -199,7 +199,8 @@ def test_without_the_first_process_the_others_end(make_config: Maker, tmp_path: 
     config = make_config("hybrid", batch_size=3, save_interval=2)
     started = processes.start([config] * 3, tmp_path, kill_first_at_step_four)
     assert processes.finish(started) == [-signal.SIGKILL, 2, 2]
-    assert load_checkpoint(tmp_path / "run" / "latest.pt")["step"] == 3  # of the epoch's end
+    # 3 is the epoch's end; where the kill comes before the background has saved it, 2 is there.
+    assert load_checkpoint(tmp_path / "run" / "latest.pt")["step"] in (2, 3)
     for rank in (1, 2):
         (line,) = said(tmp_path, rank).splitlines()
         assert re.search(r"at least step [23] is saved, go on with --resume", line)
