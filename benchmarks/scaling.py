@@ -248,6 +248,8 @@ def _write(
     if args.svg:
         mode = next(m for m in PLOTTED if all(m in point["modes"] for point in points))
         for across, words in LABELS.items():
+            if len({point[across] for point in points}) == 1:
+                continue
             path = Path(f"{args.svg}-{across}.svg")
             write_atomically(path, plot(points, across, mode, f"{what}: {mode}"))
             note += f"\n\n![WER over {words}]({os.path.relpath(path.resolve(), DOCS)})"
@@ -337,7 +339,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", help="one of the recipe's smaller scales, as a check")
     parser.add_argument("--utterances", type=int, help="of the development set, at most")
     parser.add_argument("--json", type=Path, required=True, help="the points, made or added to")
-    parser.add_argument("--svg", metavar="STEM", help="write STEM-hours.svg, STEM-parameters.svg")
+    parser.add_argument(
+        "--svg", metavar="STEM", help="write STEM-hours.svg, STEM-parameters.svg where they differ"
+    )
     add_overrides(parser, "in every point")
     return parser.parse_args(arguments)
 

@@ -111,6 +111,17 @@ def test_table_and_plots_show_every_point_with_its_interval(measured, script) ->
         assert [len(str(line).split()) for line in lines] == [2, 2]
 
 
+def test_what_does_not_differ_is_not_plotted(measured, scaling, speech, tmp_path: Path) -> None:
+    """The points of one size, from a JSON that has nothing left to train."""
+    values = json.loads((measured / "scaling.json").read_text())
+    values["points"] = [point for point in values["points"] if point["size"] == SIZES[0]]
+    (tmp_path / "scaling.json").write_text(json.dumps(values))
+    more = ("--sizes", SIZES[0], "--svg", str(tmp_path / "plot"))
+    assert scaling.main(command(speech, tmp_path, *more)) == 0
+    assert [path.name for path in tmp_path.glob("*.svg")] == ["plot-hours.svg"]
+    assert "parameters.svg" not in (tmp_path / "scaling.json").read_text()
+
+
 def test_places_in_a_plot_are_those_of_the_numbers(script) -> None:
     report = script("scaling_report")
 

@@ -162,7 +162,14 @@ def test_long_sharp_utterances_are_summed_as_in_logarithms(bigram: Tensor) -> No
         assert torch.equal(log_partition(found, torch.tensor([frames, frames // 2]), bigram), total)
 
 
-def test_impossible_utterances_count_nothing(bigram: Tensor) -> None:
+def test_long_and_impossible_utterances_stay_finite(bigram: Tensor) -> None:
+    long = 20.0 * torch.randn(1, 2000, V + 1, generator=torch.Generator().manual_seed(1))
+    long = long.log_softmax(-1).requires_grad_()
+    found = log_partition(long, torch.tensor([2000]), bigram)
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert long.grad is not None
+    assert torch.isfinite(long.grad).all()
     log_probs = scores(1, 2, V + 1).requires_grad_()
     tokens, counts, lengths = torch.tensor([[2, 2]]), torch.tensor([2]), torch.tensor([2])
     ctc = ctc_loss_sum(log_probs, lengths, tokens, counts)  # a blank between needs a third frame
