@@ -48,6 +48,8 @@ GATE_UTTERANCES = 200
 
 WITHOUT_LM = 2
 """The bundle's format where it has no language model, which earlier versions read as well."""
+TOKENIZER_NAME = "tokenizer.model"
+"""What texts are encoded with, for whoever trains the model further; searches do not read it."""
 GZIP = b"\x1f\x8b"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -90,6 +92,7 @@ def export_bundle(
     longest_seconds: float | None = None,
     search: Mapping[str, Any] | None = None,
     provenance: Provenance | None = None,
+    tokenizer: bytes | None = None,
     exporter: Exporter = "dynamo",
     say: Callable[[str], None] = lambda message: None,
 ) -> Path:
@@ -115,6 +118,8 @@ def export_bundle(
         search: fields of `DecodingOptions` that replace the config's. A language model is copied
             into the bundle, and used by whoever does not say otherwise.
         provenance: of the weights.
+        tokenizer: the SentencePiece model that made the tokens, with which `unpack_bundle` makes a
+            checkpoint of the bundle again; None where that is not wanted.
         exporter: see `export_graphs`.
         say: called with a line for each step.
 
@@ -196,6 +201,9 @@ def export_bundle(
         wer = None if verdict.evaluation is None else _wer_of(verdict.evaluation, manifest)
         _write(folder / TOKENS_NAME, "".join(f"{token}\n" for token in tokens))
         names = [TOKENS_NAME, *GRAPH_NAMES]
+        if tokenizer is not None:
+            (folder / TOKENIZER_NAME).write_bytes(tokenizer)
+            names.append(TOKENIZER_NAME)
         if shared := share_weights(folder, GRAPH_NAMES[1:]):
             names.append(shared)
         if options.language_model is not None:
@@ -217,6 +225,7 @@ def export_bundle(
             "decoding": options.to_json(),
             "modes": list(modes),
             "longest_seconds": longest_seconds,
+            "pronunciation": spoken,
             "precision": precision,
             "ctc_topk": ctc_topk,
             "opset": OPSET,

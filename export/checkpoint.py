@@ -75,6 +75,7 @@ def export_checkpoint(
         max_tokens_per_second=loaded.metadata["max_tokens_per_second"],
         longest_seconds=(loaded.metadata["data"] or {}).get("longest_seconds"),
         provenance=Provenance.from_metadata(checkpoint, loaded.metadata),
+        tokenizer=loaded.tokenizer,
         exporter=exporter,
         say=say,
     )

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from voxformer.card import render_card
+from voxformer.config import load_config
 from voxformer.data.noises import noise
 from voxformer.data.seeds import derived_generator
+from voxformer.export.unpack import unpack_bundle
 from voxformer.runtime import Recognizer, read_bundle
+from voxformer.training.checkpoint import check_architecture, load_checkpoint
 
 MODELS = Path(__file__).parents[1] / "models"
 LARGEST = 15e6
@@ -51,3 +54,11 @@ def test_model_runs_and_hears_nothing_where_nobody_speaks(folder: Path) -> None:
     noises = [noise(derived_generator("noise", 99, number)) for number in range(20)]
     heard = recognizer.transcribe([quiet, *noises])
     assert [transcript.text for transcript in heard] == [""] * 21
+
+
+def test_read_english_can_be_trained_further(tmp_path: Path) -> None:
+    unpack_bundle(MODELS / "read-english", tmp_path / "start.pt")
+    state = load_checkpoint(tmp_path / "start.pt")
+    config, _ = load_config("fine_tune")
+    check_architecture("start.pt", state["config"]["model"], config.model)
+    assert state["config"]["data"]["pronunciation"] == config.data.pronunciation

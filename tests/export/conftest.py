@@ -8,16 +8,30 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from voxformer.config import RunConfig
 from voxformer.data import Utterance, write_manifest
 from voxformer.export import bundle
 from voxformer.export.onnx_export import export_graphs
+from voxformer.text import train_tokenizer
 
 
 @pytest.fixture(scope="session")
 def config(model):
     return RunConfig(model=model.config)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(vocabulary, tmp_path_factory):
+    """A SentencePiece model of the ten pieces."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(["a c e g abd f h"] * 3, 10, folder)
+    model = ModelProto()
+    model.ParseFromString((folder / "tokenizer.model").read_bytes())
+    for piece, name in zip(model.pieces, vocabulary.tokens[1:-1], strict=True):
+        piece.piece = name
+    return model.SerializeToString()
 
 
 @pytest.fixture(scope="session")

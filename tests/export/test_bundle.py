@@ -20,12 +20,14 @@ from voxformer.export import ExportRefused, Provenance, bundle, export_bundle, o
 from voxformer.export.onnx_export import TRACED_ROWS, export_graph, graphs_of
 from voxformer.export.parity import check_numbers
 from voxformer.export.precision import LIMITS
+from voxformer.export.unpack import unpack_bundle
 from voxformer.runtime import Recognizer, read_bundle
 from voxformer.runtime.bundle import BundleError, sha256_of
 from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.options import SearchSetupError
 from voxformer.runtime.torch_engine import TorchEngine
 from voxformer.text.ngrams import train_ngrams
+from voxformer.training.checkpoint import load_checkpoint
 
 GRAPHS = ("encoder.onnx", "decoder.onnx", "decoder_step.onnx")
 
@@ -251,8 +253,19 @@ def test_dynamo_refuses_an_axis_that_became_a_constant(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_dynamo_graphs_are_the_model(model, vocabulary, config, tmp_path):
-    out = export_bundle(model, vocabulary.tokens, config, tmp_path / "out", exporter="dynamo")
+def test_dynamo_graphs_are_the_model(model, vocabulary, tokenizer, config, tmp_path):
+    out = export_bundle(
+        model,
+        vocabulary.tokens,
+        config,
+        tmp_path / "out",
+        tokenizer=tokenizer,
+        exporter="dynamo",
+    )
     read = read_bundle(out)
     report = check_numbers(TorchEngine(model), OnnxEngine.from_bundle(read))
     assert max(report["max_abs_difference"].values()) <= LIMITS["fp32"].difference
+    assert unpack_bundle(out, tmp_path / "start.pt") <= LIMITS["fp32"].difference
+    found = load_checkpoint(tmp_path / "start.pt")["model"]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(found[name].softmax(0), value.softmax(0))

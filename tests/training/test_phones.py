@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from voxformer.cli import main
 from voxformer.config.load import dump_config
@@ -58,6 +59,30 @@ def test_words_come_from_a_lexicon_which_is_asked_for(
     modes = json.loads(results.read_text())["modes"]
     said = {u["hypothesis"] for u in modes["ctc_beam"]["utterances"]}
     assert set(" ".join(said).split()) <= set(WORDS)
+
+
+def test_training_goes_on_from_a_bundle(
+    trained: Path,
+    corpus: Path,
+    tmp_path: Path,
+    make_config,  # type: ignore[no-untyped-def]
+) -> None:
+    lexicon, bundle, start = (tmp_path / name for name in ("lexicon.txt", "bundle", "start.pt"))
+    train_set = str(corpus / "train.jsonl")
+    make = ["lexicon", "--voice", "en-us", "--manifest", train_set, "--out", str(lexicon)]
+    assert main(make) == 0
+    export = ["export", "--checkpoint", str(trained), "--lexicon", str(lexicon)]
+    assert main([*export, "--out", str(bundle), "--exporter", "trace"]) == 0
+    assert main(["checkpoints", "unpack", str(bundle), str(start)]) == 0
+    config = make_config("ctc", run="next", max_steps=1, init_from=str(start), learning_rate=1e-9)
+    config.data.pronunciation = "en-us"
+    assert train(config, "next") == 0
+    before, unpacked = load_checkpoint(trained), load_checkpoint(start)
+    after = load_checkpoint(tmp_path / "next" / "latest.pt")
+    assert after["tokens"] == unpacked["tokens"] == before["tokens"]
+    assert bytes(after["tokenizer"].tolist()) == bytes(before["tokenizer"].tolist())
+    name = "encoder.blocks.1.layers.0.feed_forward1.expand.weight"
+    torch.testing.assert_close(after["model"][name], before["model"][name], rtol=0, atol=1e-6)
 
 
 def test_a_stage_on_other_pronunciations_is_refused(trained: Path, make_config) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,8 @@ EXAMPLE = """voxformer checkpoints verify checkpoints/stage4_fixed
   voxformer checkpoints pull sftp://me@host/runs/stage4_fixed checkpoints/stage4_fixed
   voxformer checkpoints average checkpoints/stage4_fixed mean.pt --keep 5
   voxformer checkpoints mix checkpoints/seed1/best.pt checkpoints/seed2/best.pt mean.pt
-  voxformer checkpoints slim checkpoints/stage4_fixed/best.pt small.pt --half"""
+  voxformer checkpoints slim checkpoints/stage4_fixed/best.pt small.pt --half
+  voxformer checkpoints unpack models/read-english start.pt"""
 
 FORMS = {
     "mirror": "DIR URL",
@@ -20,12 +21,13 @@ FORMS = {
     "average": "DIR OUT",
     "mix": "FILE FILE OUT",
     "slim": "FILE OUT",
+    "unpack": "BUNDLE OUT",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    actions = ("list", "verify", "prune", "mirror", "pull", "average", "mix", "slim")
+    actions = ("list", "verify", "prune", "mirror", "pull", "average", "mix", "slim", "unpack")
     parser.add_argument("action", choices=actions)
     parser.add_argument(
         "places",
@@ -61,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         return _mix(first, second, out, args.share)
     if args.action == "slim":
         return _slim(Path(args.places[0]), Path(args.places[1]), args.half)
+    if args.action == "unpack":
+        return _unpack(Path(args.places[0]), Path(args.places[1]))
     folder = Path(args.places[0])
     if not folder.is_dir():
         raise FolderError(f"{folder}: no such folder; name a run folder")
@@ -121,6 +125,14 @@ def _slim(path: Path, out: Path, half: bool) -> int:
 
     slim_checkpoint(path, out, half)
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB of {path.stat().st_size / 2**20:.1f}")
+    return 0
+
+
+def _unpack(bundle: Path, out: Path) -> int:
+    from voxformer.export.unpack import unpack_bundle
+
+    difference = unpack_bundle(bundle, out)
+    print(f"{out}: the weights of {bundle}; log-probs differ by {difference:.2g} nats at most")
     return 0
 
 

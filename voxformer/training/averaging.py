@@ -31,7 +31,7 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Path:
     """
     if not paths:
         raise CheckpointError("no checkpoints to average; name a run folder with step_N.pt files")
-    _check_place(out, paths)
+    check_place(out, paths)
     sums: dict[str, Tensor] = {}
     last: dict[str, Any] = {}
     for path in paths:
@@ -68,7 +68,7 @@ def mix_checkpoints(first: Path, second: Path, share: float, out: Path) -> Path:
         CheckpointError: one cannot be used, their weights have other shapes, or `out` is one of
             them or no file.
     """
-    _check_place(out, [first, second])
+    check_place(out, [first, second])
     before, after = load_checkpoint(first), load_checkpoint(second)
     _check_alike(first, before, after)
     start, end = (state.get("ema") or state["model"] for state in (before, after))
@@ -92,7 +92,7 @@ def slim_checkpoint(path: Path, out: Path, half: bool = False) -> Path:
     Raises:
         CheckpointError: it cannot be used, or `out` is the same file, or no file.
     """
-    _check_place(out, [path])
+    check_place(out, [path])
     state = load_checkpoint(path)
     weights: Mapping[str, Tensor] = state.get("ema") or state["model"]
     if half:
@@ -111,8 +111,12 @@ def with_decoding(path: Path, out: Path, decoding: Mapping[str, Any]) -> Path:
     return _write(out, state, state.get("ema") or state["model"])
 
 
-def _check_place(out: Path, paths: Sequence[Path]) -> None:
-    """What is written of a checkpoint has no optimiser: no run goes on from what it replaces."""
+def check_place(out: Path, paths: Sequence[Path]) -> None:
+    """Refuse a place for weights alone: no run goes on from these, so they replace no source.
+
+    Raises:
+        CheckpointError: `out` is one of the files that it is made of, or no file.
+    """
     if out.exists() and not out.is_file():
         raise CheckpointError(f"{out}: exists and is not a file; name another")
     for path in paths:

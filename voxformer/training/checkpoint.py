@@ -56,12 +56,14 @@ class LoadedModel:
         tokens: every token, `<blank>` first and `<sos/eos>` last.
         config: of the run that made it.
         metadata: `step`, `stage`, `max_tokens_per_second`, `data`, `metrics`, `digest`.
+        tokenizer: the SentencePiece model that made the tokens.
     """
 
     model: VoxFormer
     tokens: list[str]
     config: RunConfig
     metadata: dict[str, Any]
+    tokenizer: bytes | None = None
 
 
 def save_checkpoint(
@@ -165,7 +167,9 @@ def load_model_checkpoint(path: str | Path) -> LoadedModel:
         key: state.get(key)
         for key in ("step", "stage", "max_tokens_per_second", "data", "metrics", "digest")
     }
-    return LoadedModel(model, list(state["tokens"]), config, metadata)
+    spelled = state.get("tokenizer")
+    tokenizer = bytes(spelled.tolist()) if isinstance(spelled, Tensor) else None
+    return LoadedModel(model, list(state["tokens"]), config, metadata, tokenizer)
 
 
 def check_architecture(
