@@ -133,12 +133,12 @@ def _markdown(tables: dict[str, Table], several: bool) -> str:
 def _read(path: Path, part: str = "") -> Table:
     try:
         values = json.loads(path.read_text("utf-8"))
+        circumstances = _circumstances(values) if "machine" in values else ""
         if "cells" in values:
             return _decoder_table(values, part)
         if "columns" in values:
             rows = [tuple(str(cell) for cell in row) for row in values["rows"]]
-            notes = [values["note"]] if "note" in values else []
-            notes += [_circumstances(values)] if "machine" in values else []
+            notes = filter(None, (values.get("note"), circumstances))
             return Table(tuple(values["columns"]), rows, " ".join(notes))
         if "total_seconds" in values:
             seconds = {**values["seconds"], "all": values["total_seconds"]}
@@ -151,13 +151,12 @@ def _read(path: Path, part: str = "") -> Table:
                 for evaluation in engines.values()
                 for row in _engine_rows(evaluation)
             ]
-            note = _circumstances(values) if "machine" in values else ""
-            return Table(("test set", "engine", *MODE_COLUMNS), rows, note)
+            return Table(("test set", "engine", *MODE_COLUMNS), rows, circumstances)
         if "parity" in values:
             return _parity_wer(values) if part == "wer" else _parity_numbers(values)
         if "passes" in values:
             return _rtf_table(values)
-        return Table(("engine", *MODE_COLUMNS), _engine_rows(values))
+        return Table(("engine", *MODE_COLUMNS), _engine_rows(values), circumstances)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultError(f"{path.name}: not a result of a known shape: {error!r}") from None
 

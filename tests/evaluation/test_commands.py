@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from voxformer import __version__
 from voxformer.cli import main
 from voxformer.config import RunConfig
 from voxformer.data import write_manifest
@@ -69,6 +70,8 @@ def test_checkpoint_and_bundle_have_the_same_error_rates(place, capsys):
         assert all(mode in printed for mode in MODES)
         reports[name] = json.loads(Path(f"{name}.json").read_text("utf-8"))
         assert name in reports[name]["engine"]
+        assert reports[name]["machine"]["cores"] >= 1
+        assert reports[name]["versions"]["voxformer"] == __version__
         assert "REF:" in Path(f"{name}.txt").read_text("utf-8")
     for mode in MODES:
         left, right = (reports[name]["modes"][mode] for name in reports)

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("ctc_greedy", "ctc_beam", "attention", "rescoring", "all"),
         help="decoding mode, may be repeated (default: rescoring; ctc_beam for a model of stage 2)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the whole report here")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the whole report, machine and versions here"
+    )
     parser.add_argument("--errors", metavar="FILE", help="write every error, aligned, here")
     parser.add_argument("--batch-size", type=whole(1), default=16, help="utterances in a batch")
     parser.add_argument("--beam-size", type=whole(1), help="instead of the model's own")
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     from voxformer.data import read_manifest
     from voxformer.evaluation import evaluate
+    from voxformer.evaluation.circumstances import circumstances
     from voxformer.evaluation.models import open_model
     from voxformer.evaluation.report import error_report, summary
     from voxformer.evaluation.results import write_json
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             "manifest": str(args.manifest),
             "decoding": options.to_json(),
             **evaluation.to_json(),
+            **circumstances(),
         }
         write_json(args.json, values)
     if args.errors:
