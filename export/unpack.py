@@ -188,7 +188,7 @@ def weights_of(folder: Path, model: VoxFormer) -> dict[str, Array]:
         if name not in weights:
             kin = [a for n, a in shared.items() if _kind(n) == _kind(name)]
             kin = [a for a in kin if a.shape == value.shape]
-            if len(kin) == 1:
+            if kin and all(np.array_equal(a, kin[0]) for a in kin):
                 weights[name] = kin[0]
     return weights
 

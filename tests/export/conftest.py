@@ -8,18 +8,32 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
+import torch
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from voxformer.config import RunConfig
 from voxformer.data import Utterance, write_manifest
 from voxformer.export import bundle
 from voxformer.export.onnx_export import export_graphs
+from voxformer.model import VoxFormer
 from voxformer.text import train_tokenizer
 
 
 @pytest.fixture(scope="session")
 def config(model):
     return RunConfig(model=model.config)
+
+
+@pytest.fixture(scope="session")
+def trained(model):
+    """Other weights in every place, and two blocks at lower frame rates, one after another."""
+    sizes = model.config.model_copy(update={"encoder_downsampling": [1, 2, 4]})
+    torch.manual_seed(3)
+    changed = VoxFormer(sizes).eval()
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return changed
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from voxformer.cli import main
@@ -16,25 +15,12 @@ from voxformer.config import RunConfig
 from voxformer.export import Provenance, bundle, export_bundle
 from voxformer.export.onnx_export import export_graphs
 from voxformer.export.unpack import unpack_bundle
-from voxformer.model import VoxFormer
 from voxformer.runtime.bundle import sha256_of
 from voxformer.text import train_tokenizer
 from voxformer.training.checkpoint import load_checkpoint, load_model_checkpoint
 
 STEPS = {"fp32": 0.0, "fp16": 2**-11, "int8": 1 / 254}
 """How far a weight may be from the model's, over the largest of its row."""
-
-
-@pytest.fixture(scope="module")
-def trained(model):
-    """Other weights in every place, and two blocks at lower frame rates, one after another."""
-    sizes = model.config.model_copy(update={"encoder_downsampling": [1, 2, 4]})
-    torch.manual_seed(3)
-    changed = VoxFormer(sizes).eval()
-    with torch.no_grad():
-        for parameter in changed.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return changed
 
 
 @pytest.fixture(scope="module")
