@@ -109,6 +109,14 @@ def vouch(folder: Path, name: str) -> None:
     (folder / "bundle.json").write_text(json.dumps(values))
 
 
+def reread(graph, old: str, new: str) -> None:
+    """Have every node that reads a constant read another."""
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
 def change(folder: Path, edit) -> None:
     """Change encoder.onnx."""
     path = folder / "encoder.onnx"
@@ -180,15 +188,11 @@ def test_weights_in_a_link_are_one_line(exported, tmp_path, capsys):
 
 def test_weight_that_is_not_found_is_named(exported, tmp_path, capsys):
     folder = exported()
+    name = "model.encoder.blocks.2.layers.0.norm.bias"
 
     def rename(graph):
-        for tensor in graph.initializer:
-            if tensor.name == "model.encoder.blocks.2.layers.0.norm.bias":
-                tensor.name = "another"
-        for node in graph.node:
-            for index, name in enumerate(node.input):
-                if name == "model.encoder.blocks.2.layers.0.norm.bias":
-                    node.input[index] = "another"
+        next(tensor for tensor in graph.initializer if tensor.name == name).name = "another"
+        reread(graph, name, "another")
 
     change(folder, rename)
     error = refusal(folder, tmp_path, capsys)
@@ -204,10 +208,7 @@ def test_weights_that_say_something_else_are_refused(exported, tmp_path, capsys)
     def lie(graph):
         kept = next(tensor for tensor in graph.initializer if tensor.name == name)
         graph.initializer.append(numpy_helper.from_array(2 * numpy_helper.to_array(kept), "other"))
-        for node in graph.node:
-            for index, read in enumerate(node.input):
-                if read == name:
-                    node.input[index] = "other"
+        reread(graph, name, "other")
 
     change(folder, lie)
     assert "the weights found do not say what it says: log_probs differ by" in refusal(
