@@ -1,4 +1,4 @@
-"""int8 graphs: the matrices that multiply activations, per channel; all else stays fp32.
+"""int8 graphs: the matrices that multiply activations, per channel; products of all else in fp32.
 
 Activations have one scale and zero point for a tensor, from their range on real speech; weights
 one scale for each output channel. Scales that follow each batch's own range (dynamic quantisation)
@@ -53,7 +53,7 @@ def to_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str]) -
         return copy
     quantizer = _Quantizer(copy.graph, ranges)
     chosen = set(nodes)
-    made: list[onnx.NodeProto] = []
+    made = quantizer.reshaped()
     for node in copy.graph.node:
         if node.name in chosen:
             made += quantizer.product(node)
@@ -97,6 +97,27 @@ class _Quantizer:
                 "MatMulIntegerToFloat", [*inputs, *bias], [output], node.name, domain=DOMAIN
             )
         )
+        return made
+
+    def reshaped(self) -> list[onnx.NodeProto]:
+        """Nodes that give back matrices which the graph reads in another shape alone, as a step of
+        the decoder does those of keys and values: int8 in the file, fp32 in products."""
+        made = []
+        for name, tensor in self._weights.items():
+            readers = self._readers.get(name, [])
+            if len(tensor.dims) != 2 or {node.op_type for node in readers} != {"Reshape"}:
+                continue
+            values = numpy_helper.to_array(tensor)
+            scales = np.maximum(np.abs(values).max(axis=1) / 127, LEAST_SCALE).astype(np.float32)
+            rounded = np.clip(np.rint(values / scales[:, None]), -127, 127).astype(np.int8)
+            self._add(f"{name}.int8", rounded)
+            self._add(f"{name}.scale", scales)
+            inputs, output = [f"{name}.int8", f"{name}.scale"], f"{name}.fp32"
+            made.append(
+                helper.make_node("DequantizeLinear", inputs, [output], f"{name}.dequantize", axis=0)
+            )
+            for node in readers:
+                node.input[:] = [output if i == name else i for i in node.input]
         return made
 
     def _activation(self, name: str) -> list[onnx.NodeProto]:

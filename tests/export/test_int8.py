@@ -96,6 +96,30 @@ def test_float_weights_are_left_only_where_something_still_reads_them():
     onnx.checker.check_model(untouched, full_check=True)
 
 
+def test_matrices_that_are_reshaped_are_rounded_by_their_rows_in_the_file_alone():
+    model, _ = graph(bias=True)
+    other = np.random.default_rng(4).normal(size=(6, 4)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(other, "other"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 12]), "shape"))
+    model.graph.node.append(helper.make_node("Reshape", ["other", "shape"], ["z"], "reshape"))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 12]))
+    made = to_int8(model, ranges(-1, 1), matrices(model))
+    onnx.checker.check_model(made)
+    assert {t.name for t in made.graph.initializer if t.data_type == TensorProto.FLOAT} == {
+        "b",
+        "W.scale",
+        "x.scale",
+        "other.scale",
+    }
+    session = onnxruntime.InferenceSession(
+        made.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = np.zeros((1, INNER), dtype=np.float32)
+    scales = np.abs(other).max(axis=1, keepdims=True) / 127
+    expected = (np.rint(other / scales) * scales).reshape(2, 12)
+    np.testing.assert_allclose(session.run(["z"], {"x": x})[0], expected, rtol=1e-6)
+
+
 def test_recorded_runs_are_few_and_spread_over_all(graphs):
     engine = RecordingEngine(graphs, 16000, 0.04)
     count = 5 * MOST_RUNS + 3
