@@ -27,6 +27,7 @@ from voxformer.runtime.bundle import (
     MANIFEST_NAME,
     OWN_LANGUAGE_MODEL,
     OWN_LEXICON,
+    PACKED_LANGUAGE_MODEL,
     TOKENS_NAME,
     sha256_of,
 )
@@ -34,6 +35,8 @@ from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.options import DecodingOptions, Vocabulary, trained_modes
 from voxformer.runtime.recognise import check_search
 from voxformer.runtime.torch_engine import TorchEngine
+from voxformer.text.packed import MAGIC as PACKED_MAGIC
+from voxformer.text.packed import PACKED_SUFFIX
 
 from .convert import Conversions, Judge
 from .engines import add_engines, load_target
@@ -207,10 +210,10 @@ def export_bundle(
         if shared := share_weights(folder, GRAPH_NAMES[1:]):
             names.append(shared)
         if options.language_model is not None:
-            names.append(_copy(options.language_model, folder, "language-model.arpa"))
+            names.append(_copy(options.language_model, folder, "language-model", ".arpa"))
             options = replace(options, language_model=names[-1])
         if options.lexicon is not None:
-            names.append(_copy(options.lexicon, folder, "lexicon.txt"))
+            names.append(_copy(options.lexicon, folder, "lexicon", ".txt"))
             options = replace(options, lexicon=names[-1])
         values = {
             "format": FORMAT,
@@ -267,18 +270,23 @@ def _decoding_defaults(config: RunConfig, measured: float | None) -> DecodingOpt
 
 def _format_version(options: DecodingOptions) -> int:
     """The least that knows what the bundle needs, so that earlier versions may read it."""
+    if options.language_model is not None and options.language_model.endswith(PACKED_SUFFIX):
+        return PACKED_LANGUAGE_MODEL
     if options.lexicon is not None:
         return OWN_LEXICON
     return OWN_LANGUAGE_MODEL if options.language_model is not None else WITHOUT_LM
 
 
-def _copy(path: str, folder: Path, name: str) -> str:
-    """The file's name in the bundle, with `.gz` where it is compressed."""
+def _copy(path: str, folder: Path, stem: str, suffix: str) -> str:
+    """The file's name in the bundle; its first bytes say whether it is compressed or packed."""
     with open(path, "rb") as file:
-        compressed = file.read(2) == GZIP
-    name = f"{name}.gz" if compressed else name
-    shutil.copyfile(path, folder / name)
-    return name
+        start = file.read(len(PACKED_MAGIC))
+    if start == PACKED_MAGIC:
+        suffix = PACKED_SUFFIX
+    elif start.startswith(GZIP):
+        suffix += ".gz"
+    shutil.copyfile(path, folder / f"{stem}{suffix}")
+    return f"{stem}{suffix}"
 
 
 def _wer_of(evaluation: Evaluation, manifest: str | Path | None) -> dict[str, Any]:

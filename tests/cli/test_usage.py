@@ -164,8 +164,8 @@ def test_unusable_bundle_is_one_line(
     (bundle / "encoder.onnx").unlink()
     (bundle / "decoder.onnx").write_text("decoder.onnx")
     assert "encoder.onnx: missing" in error()
-    (bundle / "bundle.json").write_text(json.dumps({**values, "format_version": 5}))
-    assert "format version 5, this VoxFormer reads up to 4; install a newer" in error()
+    (bundle / "bundle.json").write_text(json.dumps({**values, "format_version": 6}))
+    assert "format version 6, this VoxFormer reads up to 5; install a newer" in error()
     (bundle / "bundle.json").write_bytes(b"\xff\xfe")
     assert "bundle.json: not readable JSON" in error()
 

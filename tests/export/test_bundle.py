@@ -27,7 +27,9 @@ from voxformer.runtime.bundle import BundleError, sha256_of
 from voxformer.runtime.onnx_engine import OnnxEngine
 from voxformer.runtime.options import SearchSetupError
 from voxformer.runtime.torch_engine import TorchEngine
+from voxformer.text.mixture import BackoffModel
 from voxformer.text.ngrams import train_ngrams
+from voxformer.text.packed import pack
 from voxformer.training.checkpoint import load_checkpoint
 
 GRAPHS = ("encoder.onnx", "decoder.onnx", "decoder_step.onnx")
@@ -114,6 +116,20 @@ def test_language_model_becomes_part_of_the_bundle(exports, model, vocabulary, c
     (out / "language-model.arpa").write_text("\\data\\\n", "utf-8")
     with pytest.raises(BundleError, match=r"language-model\.arpa: its SHA-256"):
         Recognizer.load(out)
+
+
+def test_packed_language_model_asks_for_a_version_that_reads_it(
+    exports, model, vocabulary, config, tmp_path
+):
+    lm = tmp_path / "packed"
+    lm.write_bytes(pack(BackoffModel.read_arpa(train_ngrams(["a b a", "b a"], 2))))
+    search = {"language_model": str(lm), "lm_weight": 0.7}
+    out = export_bundle(model, vocabulary.tokens, config, tmp_path / "out", search=search)
+    values = json.loads((out / "bundle.json").read_text("utf-8"))
+    assert values["format_version"] == 5
+    assert values["decoding"]["language_model"] == "language-model.ngrams"
+    silence = np.zeros(16000, dtype=np.float32)
+    assert Recognizer.load(out).transcribe([silence], mode="ctc_beam")[0].text is not None
 
 
 def test_lexicon_becomes_part_of_the_bundle(exports, model, vocabulary, config, tmp_path):

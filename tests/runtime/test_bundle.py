@@ -72,7 +72,7 @@ def test_changed_or_missing_file_is_refused_by_name(copy, name):
     ("changes", "message"),
     [
         ({"format": "something"}, "not a bundle"),
-        ({"format_version": 5}, "install a newer voxformer"),
+        ({"format_version": 6}, "install a newer voxformer"),
         ({"files": {}}, r"lists no tokens\.txt"),
         ({"vocabulary": {"size": 3, "blank_id": 0, "sos_eos_id": 2}}, "12 tokens"),
         ({"vocabulary": {}}, "export it again"),

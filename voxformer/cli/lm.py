@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from voxformer.cli.numbers import whole
+from voxformer.cli.numbers import at_least, fraction, whole
 
 EXAMPLE = "voxformer lm --text books.txt --order 3 --out lm/books-3gram.arpa.gz"
 
@@ -31,11 +31,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="word, or word<TAB>frequency, a line: these are in the model as well, and say how "
         "frequent words are that the texts do not tell",
     )
+    parser.add_argument(
+        "--mix",
+        metavar="MODEL",
+        help="mix in another model of words: an ARPA file, one of CMU Sphinx, or `pocketsphinx` "
+        "for that of the package",
+    )
+    parser.add_argument(
+        "--mix-weight", type=fraction, default=0.5, metavar="W", help="its share (default: 0.5)"
+    )
+    parser.add_argument(
+        "--prune-entropy",
+        type=at_least(0.0),
+        default=0.0,
+        metavar="T",
+        help="leave out n-grams without each of which perplexity grows by less than T times, such "
+        "as 3e-8",
+    )
     parser.add_argument("--tokenizer", help="over this tokenizer's pieces (--lm-unit token)")
     parser.add_argument(
         "--test", metavar="MANIFEST", help="tell the model's perplexity on these texts"
     )
-    parser.add_argument("--out", required=True, help="ARPA file; compressed if it ends with .gz")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="ARPA file; compressed if it ends with .gz, a third of that if with .ngrams",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             tokenizer=args.tokenizer,
             prune=args.prune,
             words=args.words,
+            mixture=None if args.mix is None else (args.mix, args.mix_weight),
+            threshold=args.prune_entropy,
         )
     )
     if args.test is not None:

@@ -29,7 +29,7 @@ def add_lm_arguments(group: argparse._ArgumentGroup, without: bool = True) -> No
         without: offer to leave out the model's own.
     """
     which = group.add_mutually_exclusive_group()
-    which.add_argument("--lm", metavar="FILE", help="n-grams: .arpa, .arpa.gz or .voxlm")
+    which.add_argument("--lm", metavar="FILE", help="n-grams: .arpa, .arpa.gz, .ngrams or .voxlm")
     if without:
         which.add_argument(
             "--no-lm", action="store_true", help="leave out the language model of the bundle"

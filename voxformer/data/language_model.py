@@ -14,8 +14,12 @@ from voxformer.decoding import Lexicon, NgramLanguageModel
 from voxformer.text import Tokenizer, normalise
 from voxformer.text.atomic import write_atomically
 from voxformer.text.compressed import read_text
-from voxformer.text.ngrams import train_ngrams
+from voxformer.text.mixture import BackoffModel, mix
+from voxformer.text.ngrams import NgramError, train_ngrams
+from voxformer.text.packed import MAGIC, PACKED_SUFFIX, pack, unpack
 from voxformer.text.pronunciation import pronouncer
+from voxformer.text.sphinx import MAGIC as SPHINX_MAGIC
+from voxformer.text.sphinx import PACKAGE, packaged_model, read_sphinx
 
 
 def write_language_model(
@@ -26,6 +30,8 @@ def write_language_model(
     tokenizer: str | None = None,
     prune: int = 0,
     words: str | os.PathLike[str] | None = None,
+    mixture: tuple[str, float] | None = None,
+    threshold: float = 0.0,
 ) -> str:
     """Train an n-gram model and write it; returns a line that says what it is made from.
 
@@ -33,7 +39,8 @@ def write_language_model(
     recogniser's.
 
     Args:
-        out: the ARPA file; compressed if its name ends with `.gz`.
+        out: the ARPA file, compressed if its name ends with `.gz`; packed n-grams if with
+            `.ngrams`.
         texts: UTF-8 files with a sentence a line.
         manifests: JSONL manifests, whose texts are taken.
         order: words of the longest n-grams.
@@ -41,24 +48,76 @@ def write_language_model(
         prune: see `train_ngrams`.
         words: a list of words with their frequencies, see `read_word_list`; they are in the model
             as well. None for none.
+        mixture: another model to be mixed in, see `read_model`, and its weight from 0 to 1; what
+            it has of words that the texts and the list lack is left out.
+        threshold: n-grams go without each of which perplexity grows by less than so many times,
+            see `BackoffModel.prune`.
 
     Raises:
-        DataError: a file is missing or not text, none was named, or there is a list of words and a
-            tokenizer.
-        NgramError: there are no words in them.
+        DataError: a file is missing or not text, none was named, or there is a list of words or
+            another model and a tokenizer.
+        NgramError: there are no words in them, the other model is none, or its weight or the
+            threshold are out of range.
     """
     if not texts and not manifests:
         raise DataError("name a text with --text, or a manifest with --manifest")
     if words is not None and tokenizer is not None:
         raise DataError(f"{words}: a list of words is of no use to a model over pieces")
+    if mixture is not None and tokenizer is not None:
+        raise DataError(f"{mixture[0]}: a model of words cannot be mixed with one over pieces")
+    # Before the work of counting.
+    other = None if mixture is None else read_model(mixture[0])
     units = _units(_lines(texts, manifests), tokenizer)
     frequencies = None if words is None else read_word_list(words)
-    lines = train_ngrams(units, order, prune, frequencies=frequencies)
-    _write(out, "".join(lines))
+    packed = Path(out).suffix == PACKED_SUFFIX
+    if other is None and not threshold and not packed:
+        _write(out, "".join(train_ngrams(units, order, prune, frequencies=frequencies)))
+    else:
+        exact = train_ngrams(units, order, prune, decimals=9, frequencies=frequencies)
+        model = BackoffModel.read_arpa(exact)
+        if mixture is not None and other is not None:
+            model = mix(model, other, mixture[1])
+        if threshold:
+            model.prune(threshold)
+        if packed:
+            write_atomically(out, pack(model))
+        else:
+            _write(out, "".join(model.arpa()))
     count = sum(len(unit.split()) for unit in units)
     what = "words" if tokenizer is None else "pieces"
     listed = "" if frequencies is None else f", and {len(frequencies)} listed words"
-    return f"{os.fspath(out)}: {order}-grams from {count} {what} in {len(units)} sentences{listed}"
+    mixed = "" if mixture is None else f", mixed with {mixture[0]} ({mixture[1]:g})"
+    return (
+        f"{os.fspath(out)}: {order}-grams from {count} {what} in {len(units)} sentences"
+        f"{listed}{mixed}"
+    )
+
+
+def read_model(name: str | os.PathLike[str]) -> BackoffModel:
+    """An n-gram model: an ARPA file, compressed or not, packed n-grams, or one of CMU Sphinx.
+
+    Args:
+        name: of the file, or `pocketsphinx` for the one in that package.
+
+    Raises:
+        DataError: it is missing or not text.
+        NgramError: it is not a model, or damaged.
+    """
+    path = packaged_model() if name == PACKAGE else Path(name)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(MAGIC))
+        if start == MAGIC:
+            return unpack(path.read_bytes())
+        if start.startswith(SPHINX_MAGIC):
+            return read_sphinx(path)
+        return BackoffModel.read_arpa(read_text(path).splitlines())
+    except OSError as error:
+        raise DataError(f"{os.fspath(path)}: {error.strerror}") from None
+    except NgramError as error:
+        raise NgramError(f"{os.fspath(path)}: {error}") from None
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def write_lexicon(

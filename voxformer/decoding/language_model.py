@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import warnings
 import zlib
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import _core
+from ..text import packed
 from ..text.atomic import write_atomically
+from ..text.ngrams import NgramError
 
 SUFFIX = ".voxlm"
 _MAGIC = b"VOXLM"
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
+_LINES = 1 << 16
 
 
 class WordScore(NamedTuple):
@@ -47,17 +51,18 @@ class NgramLanguageModel:
     def load(
         cls, path: str | os.PathLike[str], cache: bool | str | os.PathLike[str] = True
     ) -> NgramLanguageModel:
-        """The model of an ARPA file, of one that gzip has compressed, or of a `.voxlm` file.
+        """The model of an ARPA file, of one that gzip has compressed, of packed n-grams, or of a
+        `.voxlm` file.
 
-        Reading an ARPA file takes time, so what comes of it is written to a `.voxlm` file, which
-        later calls map into memory: at once, and shared by all processes that use the model. It is
-        made again when size or time of change of the ARPA file differ from those that it was made
-        from. It must not be changed in place while it is used; replacing it is safe. It cannot be
-        read on machines of the other byte order.
+        Reading the other kinds takes time, so what comes of it is written to a `.voxlm` file,
+        which later calls map into memory: at once, and shared by all processes that use the model.
+        It is made again when size or time of change of the other file differ from those that it was
+        made from. It must not be changed in place while it is used; replacing it is safe. It cannot
+        be read on machines of the other byte order.
 
         Args:
             path: what kind of file it is, is seen from its first bytes.
-            cache: where the `.voxlm` file is kept. True: beside the ARPA file, as
+            cache: where the `.voxlm` file is kept. True: beside the other file, as
                 `<its name>.voxlm`; if it cannot be written there, a warning is given. A folder, or
                 a path that ends with `.voxlm`: there, and failing to write it is an error. False:
                 nowhere.
@@ -70,7 +75,7 @@ class NgramLanguageModel:
         """
         source = Path(path)
         with open(source, "rb") as file:
-            start = file.peek(len(_MAGIC))
+            start = file.peek(len(packed.MAGIC))
             if start.startswith(_MAGIC) or source.suffix == SUFFIX:
                 return cls(_core.NgramModel.map(file.fileno(), os.fsencode(source)))
             # Before the file is read: if it is changed meanwhile, the next call will see it.
@@ -79,7 +84,10 @@ class NgramLanguageModel:
             place = _cache_place(source, cache)
             if place is not None and (cached := _map_cached(place, identity)) is not None:
                 return cls(cached)
-            core = _read_arpa(file, source, identity, start.startswith(_GZIP_MAGIC))
+            if start.startswith(packed.MAGIC):
+                core = _read_packed(file, source, identity)
+            else:
+                core = _read_arpa(file, source, identity, start.startswith(_GZIP_MAGIC))
         if place is not None:
             try:
                 write_atomically(place, memoryview(core))
@@ -178,4 +186,17 @@ def _read_arpa(
             builder.feed(chunk)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{source}: damaged or truncated gzip data ({error})") from error
+    return builder.finish(*identity)
+
+
+def _read_packed(
+    file: io.BufferedReader, source: Path, identity: tuple[int, int]
+) -> _core.NgramModel:
+    builder = _core.NgramBuilder(os.fsencode(source))
+    try:
+        lines = packed.unpack(file.read()).arpa()
+        while part := list(itertools.islice(lines, _LINES)):
+            builder.feed("".join(part).encode("utf-8"))
+    except NgramError as error:
+        raise ValueError(f"{source}: {error}") from error
     return builder.finish(*identity)

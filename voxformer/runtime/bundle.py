@@ -19,11 +19,14 @@ from voxformer.runtime.options import (
 )
 
 FORMAT = "voxformer-bundle"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 OWN_LANGUAGE_MODEL = 3
 """The first format in which `decoding.language_model` names a file of the bundle."""
 OWN_LEXICON = 4
 """The first format whose `decoding.lexicon` an earlier version must not overlook."""
+PACKED_LANGUAGE_MODEL = 5
+"""The first format whose language model may be packed n-grams, which earlier versions cannot
+read."""
 
 MANIFEST_NAME = "bundle.json"
 TOKENS_NAME = "tokens.txt"
