@@ -69,4 +69,8 @@ def test_a_card_says_which_words_the_model_knows_and_whose_they_are():
     assert "the words of lexicon.txt.gz alone: 57 with 52 pronunciations" in text
     assert "the 50 most frequent words of `en` by wordfreq" in text
     assert "CC BY-SA 4.0" in text
+    assert "mixed" not in text
+    values["mixture"] = ["pocketsphinx", 0.4]
+    text = render_card(values)
+    assert "mixed: 40% of it are pocketsphinx. That is the American English model" in text
     assert "Stage 1 was finished elsewhere." in text.splitlines()

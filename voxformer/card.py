@@ -12,6 +12,7 @@ from voxformer.decoding import Lexicon
 from voxformer.plan import Plan, Recipe
 from voxformer.shipping import Shipped
 from voxformer.text.atomic import write_atomically
+from voxformer.text.sphinx import PACKAGE
 
 LIMITS = (
     (
@@ -91,6 +92,7 @@ def card_values(
         "choice": json.loads((out / "choice.json").read_text("utf-8")),
         "lexicon": _lexicon_values(shipped.lexicon),
         "frequent_words": plan.language.words,
+        "mixture": plan.language.mixture,
         "results": shipped.results,
         "limits": [*LIMITS, UNHEARD_NOISE if all(d["speech"] for d in data) else HEARD_NOISE],
     }
@@ -105,8 +107,9 @@ def _lexicon_values(path: Path | None) -> dict[str, Any] | None:
 
 
 def _about_words(values: dict[str, Any]) -> list[str]:
-    """Which words the model may write, and where they come from."""
+    """Which words the model may write, and where they and what is said of them come from."""
     lexicon, listed = values.get("lexicon"), values.get("frequent_words")
+    mixture = values.get("mixture")
     said = []
     if lexicon is not None:
         said.append(
@@ -122,6 +125,14 @@ def _about_words(values: dict[str, Any]) -> list[str]:
             "subtitles, news, books and others) beside those of the texts; for these files its "
             "licence holds as well."
         )
+    if mixture is not None:
+        model, weight = mixture
+        said.append(f"The language model is mixed: {weight:.0%} of it are {model}.")
+        if model == PACKAGE:
+            said.append(
+                "That is the American English model of the package (CMU Sphinx, BSD licence). What "
+                "texts it was made of is not told, so that those of a test set may be among them."
+            )
     return [" ".join(said)] if said else []
 
 

@@ -92,6 +92,15 @@ class FrequentWords(Section):
     """Of the most frequent ones."""
 
 
+class Mixture(Section):
+    """Another language model, of more texts, that the recipe's is mixed with."""
+
+    model: str
+    """`pocketsphinx` for that of the package, or a file, see `read_model`."""
+    weight: float = Field(0.5, ge=0.0, le=1.0)
+    """Its share."""
+
+
 class Recipe(Section):
     """`recipe.yaml`."""
 
@@ -110,6 +119,10 @@ class Recipe(Section):
     """Words of its longest n-grams."""
     lm_prune: int = Field(0, ge=0)
     """Leave out those that occur so often or less; the model is part of the bundles."""
+    lm_mix: Mixture | None = None
+    """Another model to be mixed in; default: none."""
+    lm_prune_entropy: float = Field(0.0, ge=0.0, lt=1.0)
+    """Then leave out n-grams without each of which perplexity grows by less than so many times."""
     words: FrequentWords | None = None
     """Known as well, with how frequent they are elsewhere; default: the texts' words alone."""
     stages: dict[str, PlannedStage]
@@ -132,12 +145,16 @@ class Language:
         order: words of the longest n-grams.
         prune: how often those occur that are left out, at most.
         words: a language and how many of its most frequent words are known as well; None for none.
+        mixture: another model to be mixed in, and its weight; None for none.
+        threshold: n-grams go without which perplexity grows by less than so many times.
     """
 
     texts: Sequence[Path]
     order: int
     prune: int
     words: tuple[str, int] | None = None
+    mixture: tuple[str, float] | None = None
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -300,7 +317,10 @@ def make_plan(
         for key, found in weights.items()
     }
     words = None if recipe.words is None else (recipe.words.language, recipe.words.count)
-    language = Language(texts, recipe.lm_order, recipe.lm_prune, words)
+    mixture = None if recipe.lm_mix is None else (recipe.lm_mix.model, recipe.lm_mix.weight)
+    language = Language(
+        texts, recipe.lm_order, recipe.lm_prune, words, mixture, recipe.lm_prune_entropy
+    )
     return Plan(corpus, of_stage, language, hours, planned, shown, scale, exporter)
 
 

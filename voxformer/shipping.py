@@ -113,14 +113,33 @@ def language_model(corpus: Corpus, language: Language, out: Path, say: Say) -> P
     """The n-gram model of the texts and of what stage 4 learns from, below out/lm."""
     from voxformer.data.language_model import write_language_model
 
-    pruned = f"-pruned-{language.prune}" if language.prune else ""
-    path = out / "lm" / f"words-{language.order}gram{pruned}{_listed(language)}.arpa.gz"
+    path = out / "lm" / f"words-{language.order}gram{_making(language)}{_listed(language)}.ngrams"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        words = word_list(language, out)
-        order, prune = language.order, language.prune
-        say(write_language_model(path, *_texts(corpus, language), order, prune=prune, words=words))
+        said = write_language_model(
+            path,
+            *_texts(corpus, language),
+            language.order,
+            prune=language.prune,
+            words=word_list(language, out),
+            mixture=language.mixture,
+            threshold=language.threshold,
+        )
+        say(said)
     return path
+
+
+def _making(language: Language) -> str:
+    """What tells a model from others of the same texts, for its file's name."""
+    parts = []
+    if language.prune:
+        parts.append(f"pruned-{language.prune}")
+    if language.mixture is not None:
+        model, weight = language.mixture
+        parts.append(f"{Path(model).name}-{weight:g}")
+    if language.threshold:
+        parts.append(f"entropy-{language.threshold:g}")
+    return "".join(f"-{part}" for part in parts)
 
 
 def trained_voice(out: Path) -> str | None:
