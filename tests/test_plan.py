@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,23 @@ def test_the_plan_can_be_looked_at_alone(speech, tmp_path, capsys):
     assert planned["stage4"]["minutes"] == 11.5
 
 
+def test_a_model_that_is_to_be_mixed_in_is_missed_before_training(
+    speech, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs" / "mine"
+    shutil.copytree(Path(__file__).parents[1] / "configs" / "librispeech", folder)
+    text = (folder / "recipe.yaml").read_text("utf-8")
+    assert "model: pocketsphinx" in text
+    missing = text.replace("model: pocketsphinx", "model: nowhere.arpa")
+    (folder / "recipe.yaml").write_text(missing, "utf-8")
+    out = tmp_path / "run"
+    arguments = ["--speech", str(speech), "--out", str(out), "--scale", "small"]
+    assert main(["recipe", "mine", *arguments]) != 0
+    assert "nowhere.arpa: No such file" in capsys.readouterr().err.splitlines()[-1]
+    assert not (out / "checkpoints").exists()
+
+
 @pytest.mark.slow
 def test_a_recipe_that_is_killed_and_started_again_ends_with_bundles_and_a_card(speech, tmp_path):
     out = tmp_path / "run"
@@ -199,7 +217,7 @@ def test_a_recipe_that_is_killed_and_started_again_ends_with_bundles_and_a_card(
     assert (out / "chosen.pt").stat().st_mtime_ns == chosen.st_mtime_ns
     results = json.loads((out / "results.json").read_text())
     assert set(results["sets"]) == {"dev", "librispeech-other"}
-    modes = results["sets"]["dev"]["fp32, words-3gram-pocketsphinx-0.4-entropy-3e-08-en-70000"][
+    modes = results["sets"]["dev"]["fp32, words-3gram-pocketsphinx-0.4-entropy-4e-08-en-70000"][
         "modes"
     ]
     assert set(modes) == {"ctc_beam", "rescoring"}

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is not there yet; a part that a signal stops is gone on with the next time."""
     from voxformer.card import write_card
+    from voxformer.data.language_model import read_model
     from voxformer.plan import describe, load_recipe, make_plan
     from voxformer.recipe import StageFailed, train_stages
     from voxformer.shipping import (
@@ -67,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
         say(f"plan: {stage}: epochs of {hours:.2f} h; {settings}")
     if args.until == "plan":
         return 0
-    word_list(plan.language, out)  # before hours of training, which would be of no use without
+    # Before hours of training, which would be of no use without.
+    word_list(plan.language, out)
+    if plan.language.mixture is not None:
+        read_model(plan.language.mixture[0])
     try:
         train_stages(args.name, plan.corpus, out, args.overrides, say, plan.overrides)
     except StageFailed as failure:
