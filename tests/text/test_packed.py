@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,26 @@ def test_damaged_ngrams_are_refused_in_one_line(tmp_path: Path, harm: str) -> No
     with pytest.raises(ValueError, match=r"lm\.ngrams") as refusal:
         NgramLanguageModel.load(path, cache=False)
     assert "\n" not in str(refusal.value)
+
+
+def test_counts_that_are_not_those_of_the_columns_are_refused_before_memory_is_taken() -> None:
+    data = pack(BackoffModel.read_arpa(train_ngrams(["a b", "b c"], 2)))
+    framed = lzma.decompress(data[len(MAGIC) :])
+    harmed = []
+    for place in range(len(framed)):
+        changed = bytearray(framed)
+        changed[place] = 255
+        harmed.append(MAGIC + lzma.compress(bytes(changed)))
+    refused = 0
+    tracemalloc.start()
+    for content in harmed:
+        try:
+            unpack(content)
+        except NgramError:
+            refused += 1
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert refused > len(harmed) / 2
 
 
 @pytest.mark.parametrize(

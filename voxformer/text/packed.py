@@ -65,7 +65,7 @@ def unpack(data: bytes) -> BackoffModel:
         model = BackoffModel(words, [])
         for n, count in enumerate(header["ngrams"], start=1):
             model.orders.append(_order(parts, model, n, count, header))
-    except (lzma.LZMAError, StopIteration, ValueError, KeyError, TypeError) as error:
+    except (lzma.LZMAError, StopIteration, LookupError, TypeError, ValueError) as error:
         raise NgramError(f"damaged or truncated n-grams ({error or 'too short'})") from None
     return model
 
@@ -73,19 +73,25 @@ def unpack(data: bytes) -> BackoffModel:
 def _order(
     parts: Iterator[bytes], model: BackoffModel, n: int, count: int, header: dict[str, Any]
 ) -> Order:
+    # Sizes are compared with what is there before anything is made of them.
     if n == 1:
+        if count != len(model.words):
+            raise ValueError("another number of words")
         context, word = np.zeros(count, dtype=np.int64), np.arange(count)
     else:
         after = _integers(next(parts), len(model.orders[-1].word))
+        differences = _integers(next(parts), count)
+        if after.sum() != count:
+            raise ValueError(f"another number of {n}-grams")
         context = np.repeat(np.arange(len(after)), after)
-        word = _sums(_integers(next(parts), count), context, after)
+        word = _sums(differences, context, after)
     log10 = -_integers(next(parts), count) * header["step"]
     backoff: Floats = np.zeros(count)
     if n < len(header["ngrams"]):
         folded = _integers(next(parts), count)
         backoff = np.where(folded % 2, -(folded + 1) // 2, folded // 2) * header["step"]
-    if len(word) != len(context) or word.max(initial=0) >= len(model.words):
-        raise ValueError("columns of other lengths")
+    if word.max(initial=0) >= len(model.words):
+        raise ValueError("a word without a name")
     return Order(context, word, np.asarray(log10), np.asarray(backoff))
 
 
