@@ -371,7 +371,7 @@ def _evaluate(
                     options = options.without_language_model()
                 elif options.language_model is None:
                     options = replace(options, language_model=str(lm), **tuned)
-                label = f"{precision}, {lm.name.split('.')[0]}" if with_lm else precision
+                label = f"{precision}, {lm.stem}" if with_lm else precision
                 say(f"{name}: {label}")
                 found, errors = _evaluate_one(model, utterances, options, with_lm)
                 sets[name][label] = {**found, "engine": f"{found['engine']}, {label}"}
