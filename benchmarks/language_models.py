@@ -11,7 +11,6 @@ are the bundle's own, so that its own model has an advantage. The encoder runs o
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from typing import Any
 from one_line import leave
 
 from voxformer.data import read_manifest
+from voxformer.data.language_model import perplexity_of, scores_of
 from voxformer.decoding import NgramLanguageModel
 from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import open_model
 from voxformer.evaluation.results import write_json
 from voxformer.evaluation.tuning import Scorer
-from voxformer.text import normalise
 
 COLUMNS = ("language model", "MB", "n-grams", "perplexity", "unknown words", "WER, ctc_beam")
 
@@ -40,14 +39,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model = open_model(args.model)
-    utterances = read_manifest(args.manifest)
-    scorer = Scorer(model, utterances)
+    scorer = Scorer(model, read_manifest(args.manifest))
     rows: list[list[Any]] = []
     for name in args.lm:
         ngrams = NgramLanguageModel.load(name)
-        scores = [s for u in utterances for s in ngrams.full_scores(normalise(u.text))]
-        perplexity = math.exp(-sum(score.log_prob for score in scores) / len(scores))
-        unknown = sum(score.oov for score in scores) / len(scores)
+        perplexity, unknown = perplexity_of(scores_of(ngrams, args.manifest))
         wer = scorer.wer("ctc_beam", replace(model.options, language_model=name))
         rows.append(
             [

@@ -1,4 +1,4 @@
-"""int8 graphs: the matrices that multiply activations, per channel; products of all else in fp32.
+"""int8 graphs: the matrices that multiply activations, per channel; other products stay fp32.
 
 Activations have one scale and zero point for a tensor, from their range on real speech; weights
 one scale for each output channel. Scales that follow each batch's own range (dynamic quantisation)
@@ -108,6 +108,8 @@ class _Quantizer:
             if len(tensor.dims) != 2 or {node.op_type for node in readers} != {"Reshape"}:
                 continue
             values = numpy_helper.to_array(tensor)
+            if values.dtype != np.float32:
+                continue
             scales = np.maximum(np.abs(values).max(axis=1) / 127, LEAST_SCALE).astype(np.float32)
             rounded = np.clip(np.rint(values / scales[:, None]), -127, 127).astype(np.int8)
             self._add(f"{name}.int8", rounded)

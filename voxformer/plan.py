@@ -117,12 +117,11 @@ class Recipe(Section):
     """Text files for the language model, beside the texts of the training sets."""
     lm_order: int = Field(3, ge=1, le=6)
     """Words of its longest n-grams."""
-    lm_prune: int = Field(0, ge=0)
-    """Leave out those that occur so often or less; the model is part of the bundles."""
     lm_mix: Mixture | None = None
     """Another model to be mixed in; default: none."""
     lm_prune_entropy: float = Field(0.0, ge=0.0, lt=1.0)
-    """Then leave out n-grams without each of which perplexity grows by less than so many times."""
+    """Leave out n-grams without each of which perplexity grows by less than so many times; the
+    model is part of the bundles."""
     words: FrequentWords | None = None
     """Known as well, with how frequent they are elsewhere; default: the texts' words alone."""
     stages: dict[str, PlannedStage]
@@ -143,7 +142,6 @@ class Language:
     Attributes:
         texts: files with a sentence a line.
         order: words of the longest n-grams.
-        prune: how often those occur that are left out, at most.
         words: a language and how many of its most frequent words are known as well; None for none.
         mixture: another model to be mixed in, and its weight; None for none.
         threshold: n-grams go without which perplexity grows by less than so many times.
@@ -151,7 +149,6 @@ class Language:
 
     texts: Sequence[Path]
     order: int
-    prune: int
     words: tuple[str, int] | None = None
     mixture: tuple[str, float] | None = None
     threshold: float = 0.0
@@ -318,9 +315,7 @@ def make_plan(
     }
     words = None if recipe.words is None else (recipe.words.language, recipe.words.count)
     mixture = None if recipe.lm_mix is None else (recipe.lm_mix.model, recipe.lm_mix.weight)
-    language = Language(
-        texts, recipe.lm_order, recipe.lm_prune, words, mixture, recipe.lm_prune_entropy
-    )
+    language = Language(texts, recipe.lm_order, words, mixture, recipe.lm_prune_entropy)
     return Plan(corpus, of_stage, language, hours, planned, shown, scale, exporter)
 
 

@@ -120,7 +120,6 @@ def language_model(corpus: Corpus, language: Language, out: Path, say: Say) -> P
             path,
             *_texts(corpus, language),
             language.order,
-            prune=language.prune,
             words=word_list(language, out),
             mixture=language.mixture,
             threshold=language.threshold,
@@ -132,8 +131,6 @@ def language_model(corpus: Corpus, language: Language, out: Path, say: Say) -> P
 def _making(language: Language) -> str:
     """What tells a model from others of the same texts, for its file's name."""
     parts = []
-    if language.prune:
-        parts.append(f"pruned-{language.prune}")
     if language.mixture is not None:
         model, weight = language.mixture
         parts.append(f"{Path(model).name}-{weight:g}")

@@ -50,7 +50,7 @@ def test_a_stage_costs_its_steps_times_what_a_step_costs(
     plan = Plan(
         Corpus(sets, corpus / "dev.jsonl", {}),
         overrides,
-        Language((), order=3, prune=0),
+        Language((), order=3),
         hours,
         minutes,
         weights=dict.fromkeys(["train"], [2.0] * 4),

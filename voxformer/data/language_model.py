@@ -11,6 +11,7 @@ from pathlib import Path
 
 from voxformer.data.manifest import DataError, read_manifest
 from voxformer.decoding import Lexicon, NgramLanguageModel
+from voxformer.decoding.language_model import WordScore
 from voxformer.text import Tokenizer, normalise
 from voxformer.text.atomic import write_atomically
 from voxformer.text.compressed import read_text
@@ -217,6 +218,32 @@ def read_word_list(path: str | os.PathLike[str]) -> dict[str, float]:
     return found
 
 
+def scores_of(
+    ngrams: NgramLanguageModel, manifest: str, tokenizer: str | None = None
+) -> list[WordScore]:
+    """What a model says of each word of a manifest's texts, and of each end.
+
+    Args:
+        ngrams: the model.
+        manifest: JSONL.
+        tokenizer: as for `write_language_model`.
+
+    Raises:
+        DataError: the manifest cannot be used, or has no words.
+    """
+    units = _units(_lines([], [manifest]), tokenizer)
+    scores = [score for unit in units for score in ngrams.full_scores(unit)]
+    if not scores:
+        raise DataError(f"{manifest}: no words to test the model on")
+    return scores
+
+
+def perplexity_of(scores: Sequence[WordScore]) -> tuple[float, float]:
+    """The perplexity, and the share of unknown words."""
+    total = sum(score.log_prob for score in scores)
+    return math.exp(-total / len(scores)), sum(score.oov for score in scores) / len(scores)
+
+
 def tell_perplexity(
     model: str | os.PathLike[str], manifest: str, tokenizer: str | None = None
 ) -> str:
@@ -231,13 +258,8 @@ def tell_perplexity(
         DataError: the manifest cannot be used, or has no words.
     """
     ngrams = NgramLanguageModel.load(model, cache=False)
-    scores = [
-        s for unit in _units(_lines([], [manifest]), tokenizer) for s in ngrams.full_scores(unit)
-    ]
-    if not scores:
-        raise DataError(f"{manifest}: no words to test the model on")
-    perplexity = math.exp(-sum(score.log_prob for score in scores) / len(scores))
-    unknown = sum(score.oov for score in scores) / len(scores)
+    scores = scores_of(ngrams, manifest, tokenizer)
+    perplexity, unknown = perplexity_of(scores)
     return f"{manifest}: perplexity {perplexity:.1f}, {unknown:.2%} of {len(scores)} unknown"
 
 

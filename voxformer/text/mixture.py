@@ -136,12 +136,12 @@ class BackoffModel:
             if n > len(self.orders):
                 return np.full(len(rows), -1, dtype=np.int64)
             keys = self._keys(n)
+            if not len(keys):
+                return np.full(len(rows), -1, dtype=np.int64)
             # Of a word that is not there, -1, the key may be that of another n-gram.
             there = (found >= 0) & (rows[:, n - 1] >= 0)
             key = found * len(self.words) + rows[:, n - 1]
             place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-            if not len(keys):
-                return np.full(len(rows), -1, dtype=np.int64)
             found = np.where(there & (keys[place] == key), place, -1)
         return found
 

@@ -9,7 +9,6 @@ first, and all of it compressed by LZMA.
 from __future__ import annotations
 
 import json
-import lzma
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,11 +23,12 @@ PACKED_SUFFIX = ".ngrams"
 STEP = 0.05
 """Of logarithms to base 10: a probability is right to 6 %."""
 _BYTES = 4
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 1, "lp": 0, "pb": 0}]
 
 
 def pack(model: BackoffModel) -> bytes:
     """The bytes of a file."""
+    import lzma  # Pythons may be built without it, and search with other kinds of files
+
     by = sorted(range(len(model.words)), key=lambda i: (-model.orders[0].log10[i], model.words[i]))
     number = np.empty(len(by), dtype=np.int64)
     number[by] = np.arange(len(by))
@@ -47,7 +47,9 @@ def pack(model: BackoffModel) -> bytes:
             steps = np.rint(np.maximum(order.backoff, NEVER) / STEP).astype(np.int64)
             parts.append(_column(np.where(steps < 0, -2 * steps - 1, 2 * steps)))
     framed = b"".join(len(part).to_bytes(_BYTES, "little") + part for part in parts)
-    return MAGIC + lzma.compress(framed, lzma.FORMAT_XZ, filters=_FILTERS)
+    preset = 9 | lzma.PRESET_EXTREME
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "lc": 1, "lp": 0, "pb": 0}]
+    return MAGIC + lzma.compress(framed, lzma.FORMAT_XZ, filters=filters)
 
 
 def unpack(data: bytes) -> BackoffModel:
@@ -56,6 +58,8 @@ def unpack(data: bytes) -> BackoffModel:
     Raises:
         NgramError: they are not of such a file, damaged or truncated.
     """
+    import lzma
+
     if not data.startswith(MAGIC):
         raise NgramError("not packed n-grams, or of a later version")
     try:
