@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from voxformer.shipping import candidates
-from voxformer.training.checkpoint import save_checkpoint
+from voxformer.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def checkpoint(path: Path, step: int) -> Path:
@@ -30,5 +30,8 @@ def test_the_last_step_is_a_candidate_where_another_was_better(tmp_path: Path, b
         expected["last step"] = run / "latest.pt"
     assert candidates(run, tmp_path) == expected
     checkpoint(run.parent / "stage3" / "best.pt", 3)
-    mixtures = candidates(run, tmp_path).keys() - expected.keys()
-    assert mixtures == {f"{share}% of stage 4 in stage 3" for share in (30, 50, 70)}
+    mixtures = candidates(run, tmp_path)
+    shares = {f"{share}% of stage 4 in stage 3" for share in (0, 30, 50, 70)}
+    assert mixtures.keys() - expected.keys() == shares
+    unchanged = load_checkpoint(mixtures["0% of stage 4 in stage 3"])
+    assert unchanged["model"]["encoder.weight"].tolist() == [3.0, 3.0]

@@ -37,8 +37,8 @@ FINER_AXES = (
     ("word_bonus", (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
 )
 LM_AXES = (
-    ("beam_size", (200, 300)),
-    ("prefixes_per_state", (1, 2, 4)),
+    ("beam_size", (300, 1000)),
+    ("prefixes_per_state", (1, 2)),
     ("ctc_weight", (0.3, 0.5, 0.7, 0.9)),
     ("n_best", (10, 30)),
 )
@@ -58,8 +58,9 @@ LM_OPTIONS = (
     "ctc_weight",
     "length_bonus",
 )
-MIXTURES = (0.3, 0.5, 0.7)
-"""Shares of stage 4's weights in mixtures with those that it began with."""
+MIXTURES = (0.0, 0.3, 0.5, 0.7)
+"""Shares of stage 4's weights in mixtures with those that it began with; without any, the stage may
+have cost more than it gave."""
 NO_BUNDLE = "not written: "
 
 
