@@ -73,6 +73,17 @@ def test_mixture_lies_between_two_models(run: Path, tmp_path: Path) -> None:
         mix_checkpoints(other, last, 0.25, tmp_path / "none.pt")
 
 
+def test_the_decoder_may_have_a_share_of_its_own(run: Path, tmp_path: Path) -> None:
+    first, last = numbered_checkpoints(run, "step")[0], run / "latest.pt"
+    out = mix_checkpoints(first, last, 0.0, tmp_path / "joined.pt", decoder_share=1.0)
+    start, end = load_checkpoint(first)["ema"], load_checkpoint(last)["ema"]
+    joined = load_checkpoint(out)["model"]
+    of_decoder = {name for name in joined if name.startswith("decoder.")}
+    assert 0 < len(of_decoder) < len(joined)
+    for name, value in joined.items():
+        assert torch.equal(value, (end if name in of_decoder else start)[name]), name
+
+
 def test_a_slim_half_checkpoint_has_the_averaged_weights_and_trains_on(
     make_config, run: Path, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
@@ -123,11 +134,16 @@ def test_what_a_run_goes_on_from_is_not_replaced(run: Path, tmp_path: Path) -> N
 
 def test_the_command_mixes(run: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     first, last, out = numbered_checkpoints(run, "step")[0], run / "latest.pt", tmp_path / "mix.pt"
-    for given, share in (([], 0.5), (["--share", "0.2"], 0.2)):
+    for given, share, decoder_share in (
+        ([], 0.5, None),
+        (["--share", "0.2"], 0.2, None),
+        (["--share", "0", "--decoder-share", "1"], 0.0, 1.0),
+    ):
         command = ["checkpoints", "mix", str(first), str(last), str(out), *given]
         assert main(command) == 0
         assert f"{share:.0%} of {last}" in capsys.readouterr().out
-        expected = load_checkpoint(mix_checkpoints(first, last, share, tmp_path / "expected.pt"))
+        said = tmp_path / "expected.pt"
+        expected = load_checkpoint(mix_checkpoints(first, last, share, said, decoder_share))
         torch.testing.assert_close(load_checkpoint(out)["model"], expected["model"])
     assert main(["checkpoints", "mix", str(first), str(last)]) == 2
     assert "mix takes FILE FILE OUT" in capsys.readouterr().err

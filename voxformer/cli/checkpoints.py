@@ -12,6 +12,7 @@ EXAMPLE = """voxformer checkpoints verify checkpoints/stage4_fixed
   voxformer checkpoints pull sftp://me@host/runs/stage4_fixed checkpoints/stage4_fixed
   voxformer checkpoints average checkpoints/stage4_fixed mean.pt --keep 5
   voxformer checkpoints mix checkpoints/seed1/best.pt checkpoints/seed2/best.pt mean.pt
+  voxformer checkpoints mix stage2/best.pt stage3/best.pt joined.pt --share 0 --decoder-share 1
   voxformer checkpoints slim checkpoints/stage4_fixed/best.pt small.pt --half
   voxformer checkpoints unpack models/read-english start.pt"""
 
@@ -45,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--share", type=fraction, default=0.5, help="mix: of the second file's weights"
     )
     parser.add_argument(
+        "--decoder-share",
+        type=fraction,
+        help="mix: of the second file's attention decoder, if that is to differ",
+    )
+    parser.add_argument(
         "--half", action="store_true", help="slim: matrices as float16, half the size"
     )
 
@@ -60,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         return _pull(args.places[0], Path(args.places[1]))
     if args.action == "mix":
         first, second, out = map(Path, args.places)
-        return _mix(first, second, out, args.share)
+        return _mix(first, second, out, args.share, args.decoder_share)
     if args.action == "slim":
         return _slim(Path(args.places[0]), Path(args.places[1]), args.half)
     if args.action == "unpack":
@@ -112,11 +118,12 @@ def _average(folder: Path, out: Path, count: int) -> int:
     return 0
 
 
-def _mix(first: Path, second: Path, out: Path, share: float) -> int:
+def _mix(first: Path, second: Path, out: Path, share: float, decoder_share: float | None) -> int:
     from voxformer.training.averaging import mix_checkpoints
 
-    mix_checkpoints(first, second, share, out)
-    print(f"{out}: {1 - share:.0%} of {first}, {share:.0%} of {second}")
+    mix_checkpoints(first, second, share, out, decoder_share)
+    decoder = "" if decoder_share is None else f"; {decoder_share:.0%} of its decoder"
+    print(f"{out}: {1 - share:.0%} of {first}, {share:.0%} of {second}{decoder}")
     return 0
 
 

@@ -12,6 +12,8 @@ from voxformer.model.encoder import Encoder
 
 FRAME_SHIFT_S = 0.04
 """Seconds between encoder frames."""
+DECODER_PREFIX = "decoder."
+"""What the names of the attention decoder's weights begin with."""
 
 
 class VoxFormer(nn.Module):

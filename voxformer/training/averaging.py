@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from voxformer.model.voxformer import DECODER_PREFIX
 from voxformer.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 KEPT = ("stage", "config", "step", "tokens", "tokenizer", "max_tokens_per_second", "data")
@@ -50,7 +51,9 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Path:
     return _write(out, last, means)
 
 
-def mix_checkpoints(first: Path, second: Path, share: float, out: Path) -> Path:
+def mix_checkpoints(
+    first: Path, second: Path, share: float, out: Path, decoder_share: float | None = None
+) -> Path:
     """Write weights between those of a model and of what further training made of it.
 
     Such weights can be better than both ends (Wortsman et al. 2022, "Robust fine-tuning of
@@ -63,6 +66,8 @@ def mix_checkpoints(first: Path, second: Path, share: float, out: Path) -> Path:
         second: after, or the other.
         share: of the second, from 0 to 1.
         out: the new checkpoint, of weights alone.
+        decoder_share: of the second's attention decoder; None is `share`. With shares of 0 and 1
+            the encoder of a stage 2 gets the decoder that learned to read an earlier state of it.
 
     Raises:
         CheckpointError: one cannot be used, their weights have other shapes, or `out` is one of
@@ -72,8 +77,11 @@ def mix_checkpoints(first: Path, second: Path, share: float, out: Path) -> Path:
     before, after = load_checkpoint(first), load_checkpoint(second)
     _check_alike(first, before, after)
     start, end = (state.get("ema") or state["model"] for state in (before, after))
+    shares = {True: share if decoder_share is None else decoder_share, False: share}
     mixed = {
-        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        name: torch.lerp(start[name], value, shares[name.startswith(DECODER_PREFIX)])
+        if value.is_floating_point()
+        else value
         for name, value in end.items()
     }
     return _write(out, after, mixed)

@@ -25,7 +25,7 @@ from voxformer.data.augment import perturb_vocal_tract, spec_augment
 from voxformer.data.loader import Batch
 from voxformer.model.bestrq import BestRq
 from voxformer.model.masks import length_mask
-from voxformer.model.voxformer import VoxFormer
+from voxformer.model.voxformer import DECODER_PREFIX, VoxFormer
 from voxformer.training.ctc_crf import ctc_crf_loss_sum
 
 IGNORED = -100
@@ -344,4 +344,4 @@ def decoder_loss_sum(
 def freeze_encoder(model: nn.Module) -> None:
     """Stage 3: only the decoder learns."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.startswith("decoder.")
+        parameter.requires_grad = name.startswith(DECODER_PREFIX)

@@ -21,7 +21,7 @@ from voxformer.config.locations import is_url
 from voxformer.data.checks import Screened, screen
 from voxformer.data.manifest import DataError, Utterance, read_manifest, spread
 from voxformer.model.bestrq import BestRq
-from voxformer.model.voxformer import VoxFormer
+from voxformer.model.voxformer import DECODER_PREFIX, VoxFormer
 from voxformer.text import Tokenizer, train_tokenizer
 from voxformer.text.atomic import write_atomically
 from voxformer.text.espeak import EspeakError
@@ -471,7 +471,7 @@ def take_weights(module: nn.Module, start: Start, model_config: Any) -> None:
     weights = start.initial.get("ema") or start.initial["model"]
     if start.initial["stage"] == Stage.CTC.value:
         # CTC alone never trained its decoder, so this run's own sizes and start values stand.
-        weights = {k: v for k, v in weights.items() if not k.startswith("decoder.")}
+        weights = {k: v for k, v in weights.items() if not k.startswith(DECODER_PREFIX)}
     taken, missing = load_matching_weights(module, weights, start.path)
     started = sorted({name.split(".")[0] for name in missing})
     logger.info(
