@@ -88,7 +88,7 @@ def test_a_scale_may_have_stages_weights_and_settings_of_its_own(speech, tmp_pat
     assert setting(plan.overrides["stage4"], "training.learning_rate") == 0.4e-3
     assert setting(plan.overrides["stage2"], "training.learning_rate") == 1.2e-3
     weights = {path.stem: weight for path, weight in plan.corpus.sets["stage2"]}
-    assert weights == {SETS[0]: 1, SETS[1]: 1.5, SETS[2]: 1, SETS[3]: 0.4}
+    assert weights == {SETS[0]: 1.5, SETS[1]: 1.2, SETS[2]: 1, SETS[3]: 0.3}
     assert all(path.parent == speech for path, _ in plan.corpus.sets["stage2"])  # all of them
     whole = sum(stage.minutes for stage in scale.stages.values())
     half = make_plan("librispeech", recipe, speech, tmp_path, minutes=whole / 2, scale="cpu")
