@@ -30,6 +30,7 @@ from voxformer.evaluation.circumstances import circumstances
 from voxformer.evaluation.models import open_checkpoint
 from voxformer.evaluation.results import write_json
 from voxformer.evaluation.tuning import Scorer, grid, tune
+from voxformer.model.voxformer import DECODER_PREFIX
 from voxformer.recipe import best_of
 from voxformer.runtime import DecodingOptions
 from voxformer.shipping import FINER_AXES, LM_GRID, LM_STATES
@@ -88,7 +89,7 @@ def figures_of(
         "parameters": sum(
             value.numel()
             for name, value in state["model"].items()
-            if state["stage"] != Stage.CTC.value or not name.startswith("decoder.")
+            if state["stage"] != Stage.CTC.value or not name.startswith(DECODER_PREFIX)
         ),
         "audio_hours": hours_heard(state),
         "seconds": state["position"]["seconds"],

@@ -77,13 +77,12 @@ def mix_checkpoints(
     before, after = load_checkpoint(first), load_checkpoint(second)
     _check_alike(first, before, after)
     start, end = (state.get("ema") or state["model"] for state in (before, after))
-    shares = {True: share if decoder_share is None else decoder_share, False: share}
-    mixed = {
-        name: torch.lerp(start[name], value, shares[name.startswith(DECODER_PREFIX)])
-        if value.is_floating_point()
-        else value
-        for name, value in end.items()
-    }
+    of_decoder = share if decoder_share is None else decoder_share
+    mixed = dict(end)
+    for name, value in end.items():
+        if value.is_floating_point():
+            of_second = of_decoder if name.startswith(DECODER_PREFIX) else share
+            mixed[name] = torch.lerp(start[name], value, of_second)
     return _write(out, after, mixed)
 
 
