@@ -12,6 +12,11 @@ from voxformer.model import VoxFormer
 from voxformer.model.encoder import Downsample, EncoderBlock
 from voxformer.model.subsampling import ConvSubsampling
 
+ROUNDING = {"atol": 5e-4, "rtol": 1e-3}
+"""Where the few frames of a short utterance are nearly alike in a mel bin, dividing by their
+standard deviation makes a thousand of a rounding error. What looks at the garbage is off in the
+first digit."""
+
 
 @pytest.mark.parametrize("which", ["model", "model_of_three_rates"])
 @settings(max_examples=15, deadline=None)
@@ -30,8 +35,8 @@ def test_encode_of_a_padded_batch_equals_encode_alone(
             alone = model.encode(waveforms[row : row + 1, :count], lengths[row : row + 1])
             frames = int(out_lengths[row])
             assert int(alone[1][0]) == frames
-            torch.testing.assert_close(encoder_out[row, :frames], alone[0][0], atol=2e-5, rtol=1e-4)
-            torch.testing.assert_close(log_probs[row, :frames], alone[2][0], atol=2e-5, rtol=1e-4)
+            for here, there in ((encoder_out, alone[0]), (log_probs, alone[2])):
+                torch.testing.assert_close(here[row, :frames], there[0], **ROUNDING)
             assert torch.all(encoder_out[row, frames:] == 0)
 
 
