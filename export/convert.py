@@ -35,6 +35,7 @@ from .parity import (
     recognise,
 )
 from .precision import LIMITS, Precision
+from .spectrum import work_out_spectrum
 
 KEPT_SHARES = (0.0, 0.1, 0.25, 0.5)
 """Of the matrices that int8 leaves in fp32, the most sensitive first: tried in this order."""
@@ -225,7 +226,9 @@ def _convert_int8(
             nodes = ranked.get(name) or matrices(model)
             kept[name] = nodes[: round(share * len(nodes))]
             chosen = [node for node in matrices(model) if node not in kept[name]]
-            _save(to_int8(model, ranges, chosen), folder / name)
+            converted = to_int8(model, ranges, chosen)
+            work_out_spectrum(converted, judge.reference.sample_rate)
+            _save(converted, folder / name)
         say(f"comparing the int8 graphs with the model, {share:.0%} of matrices kept in fp32")
         verdict = _judged(originals, folder, judge, "int8", {"kept_fp32": kept})
         if verdict.failure is None:

@@ -101,7 +101,9 @@ class _Quantizer:
 
     def reshaped(self) -> list[onnx.NodeProto]:
         """Nodes that give back matrices which the graph reads in another shape alone, as a step of
-        the decoder does those of keys and values: int8 in the file, fp32 in products."""
+        the decoder does those of keys and values: int8 in the file, fp32 in products. They are
+        kept as the other decoder graph multiplies by them, transposed, so that both share them;
+        ONNX Runtime turns them when it loads the graph."""
         made = []
         for name, tensor in self._weights.items():
             readers = self._readers.get(name, [])
@@ -110,14 +112,20 @@ class _Quantizer:
             values = numpy_helper.to_array(tensor)
             if values.dtype != np.float32:
                 continue
-            scales = np.maximum(np.abs(values).max(axis=1) / 127, LEAST_SCALE).astype(np.float32)
-            rounded = np.clip(np.rint(values / scales[:, None]), -127, 127).astype(np.int8)
+            rounded, scales = _rounded(values.T)
             self._add(f"{name}.int8", rounded)
             self._add(f"{name}.scale", scales)
-            inputs, output = [f"{name}.int8", f"{name}.scale"], f"{name}.fp32"
-            made.append(
-                helper.make_node("DequantizeLinear", inputs, [output], f"{name}.dequantize", axis=0)
-            )
+            turned, output = f"{name}.turned", f"{name}.fp32"
+            made += [
+                helper.make_node("Transpose", [f"{name}.int8"], [turned], f"{name}.transpose"),
+                helper.make_node(
+                    "DequantizeLinear",
+                    [turned, f"{name}.scale"],
+                    [output],
+                    f"{name}.dequantize",
+                    axis=0,
+                ),
+            ]
             for node in readers:
                 node.input[:] = [output if i == name else i for i in node.input]
         return made
@@ -140,8 +148,8 @@ class _Quantizer:
             return
         self._done.add(name)
         values = numpy_helper.to_array(self._weights[name])
-        scales = np.maximum(np.abs(values).max(axis=0) / 127, LEAST_SCALE).astype(np.float32)
-        self._add(f"{name}.int8", np.clip(np.rint(values / scales), -127, 127).astype(np.int8))
+        rounded, scales = _rounded(values)
+        self._add(f"{name}.int8", rounded)
         self._add(f"{name}.scale", scales)
         self._add(f"{name}.zero", np.zeros(len(scales), dtype=np.int8))
 
@@ -161,6 +169,14 @@ class _Quantizer:
 
     def _add(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self.graph.initializer.append(numpy_helper.from_array(values, name))
+
+
+def _rounded(
+    matrix: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """[in, out] in int8, and the scale of each output channel, [out]."""
+    scales = np.maximum(np.abs(matrix).max(axis=0) / 127, LEAST_SCALE).astype(np.float32)
+    return np.clip(np.rint(matrix / scales), -127, 127).astype(np.int8), scales
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -14,6 +14,7 @@ from voxformer.export import ExportRefused, convert, export_bundle
 from voxformer.export.departure import first_departure
 from voxformer.export.half import to_half
 from voxformer.export.int8 import matrices
+from voxformer.export.shared import LEAST_BYTES
 from voxformer.runtime import Recognizer, read_bundle
 from voxformer.runtime.bundle import BundleWarning
 
@@ -82,6 +83,9 @@ def test_int8_stores_every_matrix_in_a_byte_a_weight(
         chosen = {inputs[node][1] for node in matrices(onnx.load(whole / name))}
         weights = {t.name: int(np.prod(t.dims)) for t in graph.initializer}
         assert stored(out / name, TensorProto.INT8) >= sum(weights[n] for n in chosen)
+    for name in ("decoder.onnx", "decoder_step.onnx"):  # both forms have the same matrices
+        graph = onnx.load(out / name, load_external_data=False).graph
+        assert not [t.name for t in graph.initializer if len(t.raw_data) >= LEAST_BYTES]
 
 
 @pytest.mark.slow

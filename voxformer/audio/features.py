@@ -99,11 +99,16 @@ def _spectrum_kernel(window: int, n_fft: int) -> Tensor:
     previous[0, 0] = 1.0
     emphasis = identity - PRE_EMPHASIS * previous
     n = torch.arange(window, dtype=torch.float64)
-    povey = (0.5 - 0.5 * torch.cos(2 * math.pi * n / (window - 1))) ** 0.85
     bins = torch.arange(n_fft // 2, dtype=torch.float64)
     angle = 2 * math.pi * bins.unsqueeze(1) * n.unsqueeze(0) / n_fft
     fourier = torch.cat([torch.cos(angle), -torch.sin(angle)])
-    return INT16_SCALE * (fourier * povey) @ emphasis @ without_mean
+    return INT16_SCALE * (fourier * povey_window(window)) @ emphasis @ without_mean
+
+
+def povey_window(size: int) -> Tensor:
+    """Kaldi's window, float64 [size]: a Hann window to the power of 0.85, 0 at both ends."""
+    n = torch.arange(size, dtype=torch.float64)
+    return (0.5 - 0.5 * torch.cos(2 * math.pi * n / (size - 1))) ** 0.85
 
 
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
