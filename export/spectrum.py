@@ -79,7 +79,7 @@ def _nodes(shape: tuple[int, ...], output: str) -> tuple[list[onnx.NodeProto], l
         "one": np.array([1], dtype=np.int64),
         "end": np.array([window + 1], dtype=np.int64),
     }
-    steps = (
+    steps: tuple[tuple[str, str, str, dict[str, int]], ...] = (
         ("Mul", "bins samples", "angle", {}),
         ("Mod", "angle turns", "phase", {}),
         ("Gather", "cosines phase", "real", {"axis": 0}),
