@@ -217,7 +217,7 @@ def test_a_recipe_that_is_killed_and_started_again_ends_with_bundles_and_a_card(
     assert (out / "chosen.pt").stat().st_mtime_ns == chosen.st_mtime_ns
     results = json.loads((out / "results.json").read_text())
     assert set(results["sets"]) == {"dev", "librispeech-other"}
-    modes = results["sets"]["dev"]["fp32, words-3gram-pocketsphinx-0.4-entropy-4e-08-en-70000"][
+    modes = results["sets"]["dev"]["fp32, words-3gram-pocketsphinx-0.4-entropy-2.2e-08-en-100000"][
         "modes"
     ]
     assert set(modes) == {"ctc_beam", "rescoring"}
