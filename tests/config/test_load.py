@@ -176,6 +176,15 @@ def test_all_faults_are_shown_before_anything_is_done(
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 
+def test_a_path_may_leave_out_the_ending(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    config = tmp_path / "own" / "stage2.yaml"
+    config.write_text("stage: ctc\n")
+    assert find_config(tmp_path / "own" / "stage2") == config
+    monkeypatch.chdir(tmp_path)
+    assert find_config("own/stage2").resolve() == config.resolve()
+
+
 def test_config_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope: no such config \(looked at it as a path, in"):
         find_config("nope")

@@ -30,11 +30,13 @@ class ConfigError(ValueError):
 def find_config(name: str | Path) -> Path:
     """The file meant by `--config NAME`: the path, else in `configs/`, else a packaged config.
 
+    The ending `.yaml` may be left out.
+
     Raises:
         ConfigError: no such file; the message lists where it was looked for.
     """
     path = Path(name)
-    candidates = [path]
+    candidates = [path, Path(f"{path}.yaml")]
     if not path.is_absolute():
         source_configs = Path(__file__).resolve().parents[2] / "configs"
         for folder in (Path("configs"), PACKAGED_CONFIGS, source_configs):
