@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -41,9 +42,7 @@ def work_out_spectrum(model: onnx.ModelProto, sample_rate: int) -> bool:
     return True
 
 
-def _take(
-    graph: onnx.GraphProto, kernel: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-) -> str | None:
+def _take(graph: onnx.GraphProto, kernel: npt.NDArray[np.float32]) -> str | None:
     """Remove the constant that has these values, and say what it was called."""
     for tensor in graph.initializer:
         if _equal(tensor, kernel):
@@ -56,7 +55,7 @@ def _take(
     return None
 
 
-def _equal(tensor: TensorProto, kernel: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
+def _equal(tensor: TensorProto, kernel: npt.NDArray[np.float32]) -> bool:
     if tuple(tensor.dims) != kernel.shape or tensor.data_type != TensorProto.FLOAT:
         return False
     return bool(np.array_equal(numpy_helper.to_array(tensor), kernel))

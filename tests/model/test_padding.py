@@ -12,10 +12,10 @@ from voxformer.model import VoxFormer
 from voxformer.model.encoder import Downsample, EncoderBlock
 from voxformer.model.subsampling import ConvSubsampling
 
-ROUNDING = {"atol": 5e-4, "rtol": 1e-3}
-"""Where the few frames of a short utterance are nearly alike in a mel bin, dividing by their
-standard deviation makes a thousand of a rounding error. What looks at the garbage is off in the
-first digit."""
+TWO_FRAMES = 2
+"""Where the two frames of an utterance are nearly alike in a mel bin, dividing by their standard
+deviation makes a thousand of a rounding error; what looks at the garbage is off in the first
+digit."""
 
 
 @pytest.mark.parametrize("which", ["model", "model_of_three_rates"])
@@ -35,8 +35,10 @@ def test_encode_of_a_padded_batch_equals_encode_alone(
             alone = model.encode(waveforms[row : row + 1, :count], lengths[row : row + 1])
             frames = int(out_lengths[row])
             assert int(alone[1][0]) == frames
-            for here, there in ((encoder_out, alone[0]), (log_probs, alone[2])):
-                torch.testing.assert_close(here[row, :frames], there[0], **ROUNDING)
+            two = int(model.front_end.frame_lengths(lengths[row])) == TWO_FRAMES
+            limits = {"atol": 5e-4, "rtol": 1e-3} if two else {"atol": 2e-5, "rtol": 1e-4}
+            torch.testing.assert_close(encoder_out[row, :frames], alone[0][0], **limits)
+            torch.testing.assert_close(log_probs[row, :frames], alone[2][0], **limits)
             assert torch.all(encoder_out[row, frames:] == 0)
 
 
