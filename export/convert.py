@@ -38,7 +38,7 @@ from .precision import LIMITS, Precision
 from .spectrum import work_out_spectrum
 
 KEPT_SHARES = (0.0, 0.1, 0.25, 0.5)
-"""Of the matrices that int8 leaves in fp32, the most sensitive first: tried in this order."""
+"""Of the matrices that multiply in fp32, the most sensitive first: tried in this order."""
 
 RANKED_ON = 8
 """Inputs of a graph that its matrices are ranked by."""
@@ -226,11 +226,11 @@ def _convert_int8(
             nodes = ranked.get(name) or matrices(model)
             kept[name] = nodes[: round(share * len(nodes))]
             chosen = [node for node in matrices(model) if node not in kept[name]]
-            converted = to_int8(model, ranges, chosen)
+            converted = to_int8(model, ranges, chosen, kept[name])
             if name == GRAPH_NAMES[0]:  # the encoder's, which has the front end
                 work_out_spectrum(converted, judge.reference.sample_rate)
             _save(converted, folder / name)
-        say(f"comparing the int8 graphs with the model, {share:.0%} of matrices kept in fp32")
+        say(f"comparing the int8 graphs with the model, {share:.0%} of products kept in fp32")
         verdict = _judged(originals, folder, judge, "int8", {"kept_fp32": kept})
         if verdict.failure is None:
             break

@@ -39,24 +39,32 @@ def matrices(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def to_int8(model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str]) -> onnx.ModelProto:
+def to_int8(
+    model: onnx.ModelProto,
+    ranges: TensorsData,
+    nodes: Sequence[str],
+    stored: Sequence[str] = (),
+) -> onnx.ModelProto:
     """The graph with these nodes in int8.
 
     Args:
         model: fp32; it stays as it is.
         ranges: of its tensors.
         nodes: of `matrices`.
+        stored: others of them, whose weights alone are int8: they multiply in fp32.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    if not nodes:
+    if not nodes and not stored:
         return copy
     quantizer = _Quantizer(copy.graph, ranges)
-    chosen = set(nodes)
+    chosen, kept = set(nodes), set(stored)
     made = quantizer.reshaped()
     for node in copy.graph.node:
         if node.name in chosen:
             made += quantizer.product(node)
+        elif node.name in kept:
+            made += quantizer.fp32_product(node)
         elif node.output[0] not in quantizer.fused:
             made.append(node)
     del copy.graph.node[:]
@@ -98,6 +106,24 @@ class _Quantizer:
             )
         )
         return made
+
+    def fp32_product(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The product with its matrix in a byte a weight and its activations as they are."""
+        name = node.input[1]
+        self._matrix(name)
+        output = f"{name}.fp32"
+        node.input[1] = output
+        if output in self._done:
+            return [node]
+        self._done.add(output)
+        # Not DequantizeLinear: ONNX Runtime makes one product in 8 bits of it and the MatMul.
+        # Cast and Mul, of constants alone, it works out when it loads the graph.
+        cast = f"{name}.cast"
+        return [
+            helper.make_node("Cast", [f"{name}.int8"], [cast], cast, to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", [cast, f"{name}.scale"], [output], f"{name}.rescale"),
+            node,
+        ]
 
     def reshaped(self) -> list[onnx.NodeProto]:
         """Nodes that give back matrices which the graph reads in another shape alone, as a step of

@@ -224,6 +224,16 @@ class _Graph:
         for node in graph.node:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
+        cast = {
+            node.output[0]: node.input[0]
+            for node in graph.node
+            if node.op_type == "Cast" and self._is_int8(node.input[0])
+        }
+        self._rounded = {
+            node.output[0]: (cast[node.input[0]], node.input[1])
+            for node in graph.node
+            if node.op_type == "Mul" and node.input[0] in cast
+        }
         self.named = {
             _own_name(name): self._values(name)
             for name in self._constants
@@ -233,11 +243,15 @@ class _Graph:
         self.factors = [
             self._values(name)
             for node in graph.node
-            if node.op_type == "Mul"
+            if node.op_type == "Mul" and node.output[0] not in self._rounded
             for name in node.input
             if name in self._constants and not name.startswith(PREFIX)
         ]
         self.shared = {name: values for name, values in self.named.items() if self._is_shared(name)}
+
+    def _is_int8(self, name: str) -> bool:
+        tensor = self._constants.get(name)
+        return tensor is not None and tensor.data_type == onnx.TensorProto.INT8
 
     def _is_shared(self, name: str) -> bool:
         return any(len(self._readers.get(f"{PREFIX}{name}{end}", [])) > 1 for end in ("", HALF))
@@ -247,9 +261,14 @@ class _Graph:
 
     def _products(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str | None, Array]]:
         for node in nodes:
-            if node.op_type not in PRODUCTS or node.input[1] not in self._constants:
+            name = node.input[1] if node.op_type in PRODUCTS else ""
+            if name in self._rounded:
+                name, scale = self._rounded[name]
+                matrix = self._values(name) * self._values(scale)
+            elif name in self._constants:
+                matrix = self._values(name)
+            else:
                 continue
-            matrix = self._values(node.input[1])
             if node.op_type == INTEGER_PRODUCT:
                 matrix *= self._values(node.input[3])
                 bias = next(iter(node.input[6:]), None)

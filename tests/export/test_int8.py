@@ -73,6 +73,19 @@ def test_product_is_that_of_the_rounded_numbers_with_the_bias_added(low):
     assert np.abs(run(made, x) - run(model, x)).max() < 0.3
 
 
+def test_stored_matrices_are_rounded_and_their_activations_are_not():
+    model, weights = graph(bias=True)
+    made = to_int8(model, ranges(-1, 1), [], matrices(model))
+    onnx.checker.check_model(made)
+    kinds = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    assert kinds["W.int8"] == TensorProto.INT8
+    assert not {"W", "W.zero"} & kinds.keys()
+    x = np.random.default_rng(0).uniform(-9, 9, size=(5, INNER)).astype(np.float32)
+    scales = np.abs(weights["W"]).max(axis=0) / 127
+    expected = np.maximum(x @ (np.rint(weights["W"] / scales) * scales) + weights["b"], 0.0)
+    np.testing.assert_allclose(run(made, x), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("bias", "sums", "additions"), [(False, 1, 0), (True, 2, 2)])
 def test_only_a_bias_that_is_all_that_reads_a_product_goes_into_it(bias, sums, additions):
     model, _ = graph(bias=bias, sums=sums)

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from voxformer.cli import main
 from voxformer.config import RunConfig
-from voxformer.export import Provenance, bundle, export_bundle
+from voxformer.export import Provenance, bundle, convert, export_bundle
 from voxformer.export.onnx_export import export_graphs
 from voxformer.export.unpack import unpack_bundle
 from voxformer.runtime.bundle import sha256_of
@@ -57,9 +57,19 @@ def exported(trained, traced, vocabulary, tokenizer, speech, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("precision", "topk"), [("fp32", None), ("fp32", 4), ("fp16", None), ("int8", None)]
+    ("precision", "topk", "kept"),
+    [
+        ("fp32", None, 0.0),
+        ("fp32", 4, 0.0),
+        ("fp16", None, 0.0),
+        ("int8", None, 0.0),
+        ("int8", None, 0.5),
+    ],
 )
-def test_weights_are_the_models(exported, trained, precision, topk, tmp_path, capsys):
+def test_weights_are_the_models(
+    exported, trained, precision, topk, kept, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(convert, "KEPT_SHARES", (kept,))
     folder, out = exported(precision=precision, ctc_topk=topk), tmp_path / "start.pt"
     assert main(["checkpoints", "unpack", str(folder), str(out)]) == 0
     assert f"{out}: the weights of {folder}; log-probs differ by" in capsys.readouterr().out
