@@ -195,7 +195,7 @@ def _parity_numbers(values: dict[str, Any]) -> Table:
             differences = [f"{numbers['cases'][case]:.1e}" for case in cases]
             remark = ""
             if numbers["matrices_kept_fp32"] is not None:
-                remark = f"{numbers['matrices_kept_fp32']} matrices kept in fp32"
+                remark = f"{numbers['matrices_kept_fp32']} products in fp32"
             elif numbers["largest_half"] is not None:
                 remark = f"largest half {numbers['largest_half']:g}"
             rows.append(

@@ -38,7 +38,7 @@ from .precision import LIMITS, Precision
 from .spectrum import work_out_spectrum
 
 KEPT_SHARES = (0.0, 0.1, 0.25, 0.5)
-"""Of the matrices that multiply in fp32, the most sensitive first: tried in this order."""
+"""Of the matrices, those that multiply in fp32, the most sensitive first: tried in this order."""
 
 RANKED_ON = 8
 """Inputs of a graph that its matrices are ranked by."""

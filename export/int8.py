@@ -116,8 +116,8 @@ class _Quantizer:
         if output in self._done:
             return [node]
         self._done.add(output)
-        # Not DequantizeLinear: ONNX Runtime makes one product in 8 bits of it and the MatMul.
-        # Cast and Mul, of constants alone, it works out when it loads the graph.
+        # Not DequantizeLinear: of that and MatMul, ONNX Runtime makes a MatMulNBits, which rounds
+        # activations. Cast and Mul, of constants alone, it works out when it loads the graph.
         cast = f"{name}.cast"
         return [
             helper.make_node("Cast", [f"{name}.int8"], [cast], cast, to=onnx.TensorProto.FLOAT),
